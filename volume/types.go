@@ -1,0 +1,77 @@
+package volume
+
+import (
+	"time"
+
+	"github.com/slackerd/slacker/block"
+)
+
+// Info describes a volume.
+type Info struct {
+	ID        block.VolumeID
+	Name      string
+	SizeBytes uint64
+	Created   time.Time
+	// Origin is the snapshot it was cloned from or last rolled back to, as
+	// VOLUME@SNAPSHOT at that time, or empty. Nothing depends on it.
+	Origin     string
+	Snapshots  int
+	Head       block.LayerID
+	HeadBytes  uint64 // data bytes of the head layer: written since the last snapshot or clone
+	Attachment *AttachmentInfo
+}
+
+// SnapshotInfo describes a snapshot.
+type SnapshotInfo struct {
+	Volume, Name string
+	SizeBytes    uint64
+	Created      time.Time
+	Layer        block.LayerID
+	LayerBytes   uint64 // data bytes of its layer
+}
+
+// Space says what a volume or snapshot holds, in bytes, exact at block
+// granularity at the moment it was counted. Logical = Exclusive + Shared.
+type Space struct {
+	LogicalBytes   uint64 // allocated as seen by a reader
+	ExclusiveBytes uint64 // held by nothing else
+	SharedBytes    uint64 // held by something else too
+	WouldFreeBytes uint64 // what deleting it alone would free
+}
+
+// AttachmentInfo describes a volume or snapshot in use by a worker.
+type AttachmentInfo struct {
+	ID         string
+	Target     string // VOLUME or VOLUME@SNAPSHOT
+	Worker     string
+	ReadOnly   bool
+	Generation block.Generation // 0 when read-only
+	// ExportName is what the worker asks for over NBD, with ".SLOT.INCARNATION"
+	// appended; see [Store.Open].
+	ExportName  string
+	SizeBytes   uint64
+	Created     time.Time
+	Connections int // open now
+}
+
+// AttachRequest asks for an attachment.
+type AttachRequest struct {
+	Target   string
+	Worker   string
+	ReadOnly bool
+	// Takeover fences the present writable attachment and takes its place.
+	Takeover bool
+	// AttachmentID, when set, asks to confirm that this attachment still holds.
+	AttachmentID string
+}
+
+// Status is the store as a whole.
+type Status struct {
+	FormatVersion                             uint32
+	Volumes, Snapshots, Attachments           int
+	Connections                               int
+	DataBytes, SegmentBytes, ReclaimableBytes uint64
+	CapacityBytes, FreeBytes                  uint64
+	// Fault is why the store has fenced itself and takes no more writes, or nil.
+	Fault error
+}
