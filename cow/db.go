@@ -1,0 +1,285 @@
+package cow
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/slackerd/slacker/block"
+	"go.uber.org/zap"
+)
+
+// FormatVersion is the version of the store's formats that this code writes.
+const FormatVersion = 1
+
+// pebbleFormat is pinned: a newer Pebble must not change the disk format on
+// its own.
+const pebbleFormat = pebble.FormatTableFormatV6
+
+// Options configure a DB.
+type Options struct {
+	FS  vfs.FS
+	Dir string
+	// CacheBytes bounds Pebble's block cache.
+	CacheBytes int64
+	// MustExist refuses to make a new store.
+	MustExist bool
+	ReadOnly  bool
+	Logger    *zap.Logger
+	// OnFault is called, once, when Pebble meets an error it cannot go on after.
+	OnFault func(error)
+}
+
+// DB is the stored form of the extent map and of the catalog. Its methods may
+// run concurrently.
+type DB struct {
+	pdb     *pebble.DB
+	storeID [16]byte
+	format  uint32
+	faults  *faultLogger
+}
+
+// Open opens the store in o.Dir, making it when it is empty.
+func Open(o Options) (*DB, error) {
+	faults := &faultLogger{log: o.Logger, onFault: o.OnFault}
+	cache := pebble.NewCache(o.CacheBytes)
+	defer cache.Unref()
+	po := &pebble.Options{
+		FS:                          o.FS,
+		Cache:                       cache,
+		Merger:                      newMerger(),
+		FormatMajorVersion:          pebbleFormat,
+		Logger:                      faults,
+		ReadOnly:                    o.ReadOnly,
+		ErrorIfNotExists:            o.MustExist || o.ReadOnly,
+		MemTableSize:                16 << 20,
+		L0CompactionThreshold:       2,
+		MemTableStopWritesThreshold: 4,
+	}
+	for i := range po.Levels {
+		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	po.EventListener = &pebble.EventListener{BackgroundError: faults.background}
+	pdb, err := pebble.Open(o.Dir, po)
+	if err != nil {
+		kind := block.IO
+		if errors.Is(err, pebble.ErrDBDoesNotExist) || errors.Is(err, os.ErrNotExist) {
+			kind = block.NotFound
+		} else if errors.Is(err, pebble.ErrCorruption) {
+			kind = block.Corrupt
+		}
+		return nil, block.Errorf(kind, "open extent map in %s: %w", o.Dir, err)
+	}
+	d := &DB{pdb: pdb, faults: faults}
+	if err := d.loadFormat(o.ReadOnly); err != nil {
+		return nil, errors.Join(err, pdb.Close())
+	}
+	return d, nil
+}
+
+// loadFormat reads the format record, or writes it into a new store.
+func (d *DB) loadFormat(readOnly bool) error {
+	v, err := d.get([]byte{keyFormat})
+	if err != nil {
+		return err
+	}
+	if v == nil && !readOnly {
+		v = binary.LittleEndian.AppendUint32(nil, FormatVersion)
+		id := make([]byte, 16)
+		if _, err := rand.Read(id); err != nil {
+			return block.Errorf(block.IO, "make a store id: %w", err)
+		}
+		v = append(v, id...)
+		if err := d.pdb.Set([]byte{keyFormat}, v, pebble.Sync); err != nil {
+			return block.Errorf(block.IO, "write the format record: %w", err)
+		}
+	}
+	if len(v) != 20 {
+		return block.Errorf(block.Corrupt, "the format record has %d bytes, want 20", len(v))
+	}
+	d.format = binary.LittleEndian.Uint32(v)
+	if d.format != FormatVersion {
+		return block.Errorf(block.Unsupported, "the store has format version %d; this program knows version %d", d.format, FormatVersion)
+	}
+	copy(d.storeID[:], v[4:])
+	return nil
+}
+
+// StoreID is made when the store is, and marks its segments.
+func (d *DB) StoreID() [16]byte { return d.storeID }
+
+// Format is the format version that the store has.
+func (d *DB) Format() uint32 { return d.format }
+
+// Close closes the store. What was committed without sync may be lost by a
+// crash after it, as before.
+func (d *DB) Close() error {
+	if err := d.pdb.Close(); err != nil {
+		return block.Errorf(block.IO, "close extent map: %w", err)
+	}
+	return nil
+}
+
+// get returns a copy of a value, or nil when there is none.
+func (d *DB) get(key []byte) ([]byte, error) {
+	v, closer, err := d.pdb.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, readError(err)
+	}
+	v = append([]byte(nil), v...)
+	if err := closer.Close(); err != nil {
+		return nil, readError(err)
+	}
+	return v, nil
+}
+
+// loadPage overlays page n of map m on p and reports whether there was one.
+func (d *DB) loadPage(m MapID, n uint32, p *page) (bool, error) {
+	key := pageKey(m, n)
+	v, closer, err := d.pdb.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, readError(err)
+	}
+	err = overlayPage(p, key, v)
+	if cerr := closer.Close(); err == nil && cerr != nil {
+		err = readError(cerr)
+	}
+	return true, err
+}
+
+func readError(err error) error {
+	var e *block.Error
+	if errors.As(err, &e) {
+		return err
+	}
+	if errors.Is(err, pebble.ErrCorruption) {
+		return block.Errorf(block.Corrupt, "read extent map: %w", err)
+	}
+	return block.Errorf(block.IO, "read extent map: %w", err)
+}
+
+// scan calls fn for every key with the prefix, in order. Key and value are
+// valid during the call.
+func (d *DB) scan(ctx context.Context, prefix []byte, fn func(k, v []byte) error) (err error) {
+	it, err := d.pdb.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
+	if err != nil {
+		return readError(err)
+	}
+	defer func() {
+		if cerr := it.Close(); err == nil && cerr != nil {
+			err = readError(cerr)
+		}
+	}()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return readError(err)
+		}
+		if err := fn(it.Key(), v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LoadCatalog reads everything but the pages.
+func (d *DB) LoadCatalog(ctx context.Context) (*Catalog, error) {
+	c := &Catalog{NextID: 1, Live: map[block.SegmentID]int64{}, Counts: map[MapID]int64{}}
+	err := errors.Join(
+		scanRecords(ctx, d, keyVolume, &c.Volumes),
+		scanRecords(ctx, d, keySnapshot, &c.Snapshots),
+		scanRecords(ctx, d, keyLayer, &c.Layers),
+		scanRecords(ctx, d, keyAttachment, &c.Attachments),
+		d.scanCounts(ctx, keySegment, func(id uint64, n int64) { c.Live[block.SegmentID(id)] = n }),
+		d.scanCounts(ctx, keyMapCount, func(id uint64, n int64) { c.Counts[MapID(id)] = n }),
+	)
+	if err != nil {
+		return nil, err
+	}
+	if v, err := d.get([]byte{keyNextID}); err != nil {
+		return nil, err
+	} else if len(v) == 8 {
+		c.NextID = binary.LittleEndian.Uint64(v)
+	} else if v != nil {
+		return nil, block.Errorf(block.Corrupt, "the next-id record has %d bytes, want 8", len(v))
+	}
+	v, err := d.get([]byte{keyReplay})
+	if err != nil || v == nil {
+		return c, err
+	}
+	if len(v) != 20 {
+		return nil, block.Errorf(block.Corrupt, "the replay record has %d bytes, want 20", len(v))
+	}
+	c.Replay = ReplayPoint{block.SegmentID(binary.LittleEndian.Uint64(v)), binary.LittleEndian.Uint32(v[8:]), binary.LittleEndian.Uint64(v[12:])}
+	return c, nil
+}
+
+func scanRecords[T any](ctx context.Context, d *DB, prefix byte, out *[]T) error {
+	return d.scan(ctx, []byte{prefix}, func(k, v []byte) error {
+		var r T
+		if err := json.Unmarshal(v, &r); err != nil {
+			return block.Errorf(block.Corrupt, "catalog: record %q: %w", k, err)
+		}
+		*out = append(*out, r)
+		return nil
+	})
+}
+
+func (d *DB) scanCounts(ctx context.Context, prefix byte, fn func(id uint64, n int64)) error {
+	return d.scan(ctx, []byte{prefix}, func(k, v []byte) error {
+		if len(k) != 9 || len(v) != 8 {
+			return block.Errorf(block.Corrupt, "catalog: counter %q has %d bytes, want 8", k, len(v))
+		}
+		fn(binary.BigEndian.Uint64(k[1:]), int64(binary.LittleEndian.Uint64(v)))
+		return nil
+	})
+}
+
+// faultLogger passes Pebble's log on. Pebble calls Fatalf where it cannot go
+// on, and expects it not to return: the fault is reported, so that the store
+// stops answering, and the goroutine is ended.
+type faultLogger struct {
+	log     *zap.Logger
+	onFault func(error)
+	once    sync.Once
+}
+
+func (l *faultLogger) fault(err error) {
+	l.once.Do(func() {
+		if l.onFault != nil {
+			l.onFault(err)
+		}
+	})
+}
+
+func (l *faultLogger) background(err error) {
+	l.log.Warn("extent map: background error", zap.Error(err))
+}
+
+func (l *faultLogger) Infof(format string, args ...any) { l.log.Debug(fmt.Sprintf(format, args...)) }
+
+func (l *faultLogger) Errorf(format string, args ...any) { l.log.Error(fmt.Sprintf(format, args...)) }
+
+func (l *faultLogger) Fatalf(format string, args ...any) {
+	err := block.Errorf(block.IO, "extent map: "+format, args...)
+	l.log.Error("extent map cannot go on", zap.Error(err))
+	l.fault(err)
+	panic(err)
+}

@@ -1,0 +1,60 @@
+// Package cow is the extent map: which layer holds which blocks, and where
+// their bytes are. It owns the Pebble store; Pebble's types do not leave it.
+//
+// Nouns: a layer is one generation of changes. Layers form trees by their
+// parent; a read of a layer sees its own entries and, where it has none, its
+// nearest ancestor's. A map is the set of keys that hold one layer's own
+// entries; each layer has one map, and layer merges may give a layer the map
+// of another. A page is PageBlocks consecutive blocks of one map. An entry of a
+// page is absent (ask the parent), zero (reads as zeroes, hides the parent) or
+// data (an address and a checksum).
+//
+// Invariants:
+//
+//	M1  Every block of data in a segment is named by at most one entry of one
+//	    map. So liveness is exact without reference counts.
+//	M2  The store is the state after a prefix of the log: the replay position
+//	    (see Tx.SetReplay) is written in the same batch as the entries that
+//	    it covers, and covers no entry that is not there.
+//	M3  The count of live blocks of each segment and of data blocks of each map
+//	    equals what counting the entries gives, in every committed state.
+//	M4  A sealed layer's resolved contents never change. (Where its bytes are
+//	    may change: cleaning and layer merges move them.)
+//	M5  All changes of the entries of a range of blocks of a layer are made
+//	    under that layer's range lock (Layer.Lock).
+//	M6  A page with changes that are not committed is not evicted.
+//
+// # Keys
+//
+// Integers in keys are big endian, so that they sort by value. In the values
+// they are little endian.
+//
+//	'F'                        format version (u32) and store id (16 bytes)
+//	'R'                        replay position: u64 segment, u32 block, u64 next LSN
+//	'I'                        u64 next id (volumes, layers and maps share it)
+//	'V' volume:u64             VolumeRecord, JSON
+//	'S' volume:u64 name        SnapshotRecord, JSON
+//	'L' layer:u64              LayerRecord, JSON
+//	'A' id                     AttachmentRecord, JSON
+//	'P' map:u64 page:u32       page, merged (below)
+//	'G' segment:u64            live blocks (i64), merged by addition
+//	'C' map:u64                data blocks (i64), merged by addition
+//
+// # Pages
+//
+// A page value, and a merge operand, is a list of runs; a later operand's runs
+// replace the entries they cover. The checksum is the CRC-32C of the key (13
+// bytes) followed by all bytes before it: a page read under another key does
+// not verify.
+//
+//	+---------+---------------------------------------------------+-----+
+//	| version | run ...                                           | CRC |
+//	| u8 = 1  |                                                   | u32 |
+//	+---------+---------------------------------------------------+-----+
+//	run: | first u8 | count-1 u8 | kind u8 | data only: addr u64, count x sum u32 |
+//
+// kind 1 is zero, 2 data at count consecutive addresses. Limits:
+// first+count <= 256.
+//
+// History: format 1, 2026-11: first.
+package cow

@@ -1,0 +1,122 @@
+package cow
+
+import (
+	"encoding/binary"
+	"encoding/json"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/slackerd/slacker/block"
+)
+
+// Tx gathers changes and commits them as one. It is not for concurrent use.
+// Errors of building it show at Commit.
+type Tx struct {
+	d   *DB
+	b   *pebble.Batch
+	err error
+}
+
+// Begin starts a transaction. It ends with Commit or Discard.
+func (d *DB) Begin() *Tx { return &Tx{d: d, b: d.pdb.NewBatch()} }
+
+func (t *Tx) note(err error) {
+	if t.err == nil && err != nil {
+		t.err = block.Errorf(block.IO, "extent map: build a batch: %w", err)
+	}
+}
+
+func (t *Tx) put(key []byte, record any) {
+	v, err := json.Marshal(record)
+	t.note(err)
+	t.note(t.b.Set(key, v, nil))
+}
+
+// PutVolume writes a volume record.
+func (t *Tx) PutVolume(r *VolumeRecord) { t.put(idKey(keyVolume, uint64(r.ID)), r) }
+
+// DeleteVolume removes a volume record.
+func (t *Tx) DeleteVolume(id block.VolumeID) { t.note(t.b.Delete(idKey(keyVolume, uint64(id)), nil)) }
+
+// PutSnapshot writes a snapshot record.
+func (t *Tx) PutSnapshot(r *SnapshotRecord) { t.put(snapshotKey(r.Volume, r.Name), r) }
+
+// DeleteSnapshot removes a snapshot record.
+func (t *Tx) DeleteSnapshot(v block.VolumeID, name string) {
+	t.note(t.b.Delete(snapshotKey(v, name), nil))
+}
+
+// PutLayer writes a layer record.
+func (t *Tx) PutLayer(r *LayerRecord) { t.put(idKey(keyLayer, uint64(r.ID)), r) }
+
+// DeleteLayer removes a layer record.
+func (t *Tx) DeleteLayer(id block.LayerID) { t.note(t.b.Delete(idKey(keyLayer, uint64(id)), nil)) }
+
+// PutAttachment writes an attachment record.
+func (t *Tx) PutAttachment(r *AttachmentRecord) { t.put(attachmentKey(r.ID), r) }
+
+// DeleteAttachment removes an attachment record.
+func (t *Tx) DeleteAttachment(id string) { t.note(t.b.Delete(attachmentKey(id), nil)) }
+
+// SetNextID records the next id to give out.
+func (t *Tx) SetNextID(id uint64) {
+	t.note(t.b.Set([]byte{keyNextID}, binary.LittleEndian.AppendUint64(nil, id), nil))
+}
+
+// SetReplay records where replay starts. The batch must hold every change up
+// to that point that no earlier batch holds (invariant M2).
+func (t *Tx) SetReplay(p ReplayPoint) {
+	v := binary.LittleEndian.AppendUint64(nil, uint64(p.Segment))
+	v = binary.LittleEndian.AppendUint32(v, p.Block)
+	v = binary.LittleEndian.AppendUint64(v, p.NextLSN)
+	t.note(t.b.Set([]byte{keyReplay}, v, nil))
+}
+
+// DeleteSegment forgets the counter of a segment that is gone.
+func (t *Tx) DeleteSegment(id block.SegmentID) { t.note(t.b.Delete(segmentKey(id), nil)) }
+
+// ForgetMapCount forgets the counter of a map that is gone.
+func (t *Tx) ForgetMapCount(m MapID) { t.note(t.b.Delete(idKey(keyMapCount, uint64(m)), nil)) }
+
+func (t *Tx) addCount(key []byte, n int64) {
+	if n != 0 {
+		t.note(t.b.Merge(key, encodeCount(n), nil))
+	}
+}
+
+// setPage replaces the own entries of a page; nil removes them.
+func (t *Tx) setPage(m MapID, n uint32, p *page) {
+	key := pageKey(m, n)
+	var v []byte
+	if p != nil {
+		v = encodePage(p, key)
+	}
+	if v == nil {
+		t.note(t.b.Delete(key, nil))
+		return
+	}
+	t.note(t.b.Set(key, v, nil))
+}
+
+// Len is the size of the transaction so far, in bytes.
+func (t *Tx) Len() int { return t.b.Len() }
+
+// Discard drops the transaction.
+func (t *Tx) Discard() { _ = t.b.Close() }
+
+// Commit applies the transaction atomically. With sync it, and every commit
+// before it, survives a crash when Commit returns nil; without, it is applied
+// and may be lost by a crash together with all that follow it.
+func (t *Tx) Commit(sync bool) error {
+	if t.err != nil {
+		t.Discard()
+		return t.err
+	}
+	opt := pebble.NoSync
+	if sync {
+		opt = pebble.Sync
+	}
+	if err := t.b.Commit(opt); err != nil {
+		return block.Errorf(block.IO, "extent map: commit: %w", err)
+	}
+	return t.b.Close()
+}
