@@ -201,13 +201,14 @@ func (d *DB) scan(ctx context.Context, prefix []byte, fn func(k, v []byte) error
 
 // LoadCatalog reads everything but the pages.
 func (d *DB) LoadCatalog(ctx context.Context) (*Catalog, error) {
-	c := &Catalog{NextID: 1, Live: map[block.SegmentID]int64{}, Counts: map[MapID]int64{}}
+	c := &Catalog{NextID: 1, Live: map[block.SegmentID]int64{}, Counts: map[MapID]int64{}, Merged: map[block.LayerID]block.LayerID{}}
 	err := errors.Join(
 		scanRecords(ctx, d, keyVolume, &c.Volumes),
 		scanRecords(ctx, d, keySnapshot, &c.Snapshots),
 		scanRecords(ctx, d, keyLayer, &c.Layers),
 		scanRecords(ctx, d, keyAttachment, &c.Attachments),
 		d.scanCounts(ctx, keySegment, func(id uint64, n int64) { c.Live[block.SegmentID(id)] = n }),
+		d.scanCounts(ctx, keyMerged, func(id uint64, n int64) { c.Merged[block.LayerID(id)] = block.LayerID(n) }),
 		d.scanCounts(ctx, keyMapCount, func(id uint64, n int64) { c.Counts[MapID(id)] = n }),
 	)
 	if err != nil {

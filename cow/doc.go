@@ -39,6 +39,7 @@
 //	'P' map:u64 page:u32       page, merged (below)
 //	'G' segment:u64            live blocks (i64), merged by addition
 //	'C' map:u64                data blocks (i64), merged by addition
+//	'M' layer:u64              u64 layer that holds what this merged one held
 //
 // # Pages
 //

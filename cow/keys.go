@@ -18,6 +18,7 @@ const (
 	keyPage       = 'P'
 	keySegment    = 'G'
 	keyMapCount   = 'C'
+	keyMerged     = 'M'
 )
 
 // MapID names the keys that hold one layer's own entries.

@@ -65,6 +65,7 @@ type Catalog struct {
 	Attachments []AttachmentRecord
 	Replay      ReplayPoint
 	NextID      uint64
-	Live        map[block.SegmentID]int64 // live blocks by segment
-	Counts      map[MapID]int64           // data blocks by map
+	Merged      map[block.LayerID]block.LayerID // layers that are gone, and what holds their entries
+	Live        map[block.SegmentID]int64       // live blocks by segment
+	Counts      map[MapID]int64                 // data blocks by map
 }

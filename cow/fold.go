@@ -1,0 +1,421 @@
+package cow
+
+import (
+	"context"
+	"encoding/binary"
+	"sort"
+
+	"github.com/slackerd/slacker/block"
+)
+
+// The upkeep of layers: those that nobody can see are removed, those that only
+// one child needs are merged with it, and in those that several children need,
+// what all of them hide is dropped. All of it works page by page, each page in
+// one atomic commit after which every layer reads as before, so it may stop or
+// crash anywhere and be taken up again. One goroutine at a time does it.
+
+// Flush commits every change made so far. Given by the owner of the log.
+type Flush func(context.Context) error
+
+// removeBatch is how many pages one commit of Remove drops.
+const removeBatch = 512
+
+func (t *Tree) selectLayers(want func(*Layer) bool) []*Layer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var ls []*Layer
+	for _, l := range t.layers {
+		if want(l) {
+			ls = append(ls, l)
+		}
+	}
+	sort.Slice(ls, func(i, j int) bool { return ls[i].ID > ls[j].ID })
+	return ls
+}
+
+// Doomed returns the layers that nobody can see: unnamed and without children.
+func (t *Tree) Doomed() []*Layer {
+	return t.selectLayers(func(l *Layer) bool { return l.names == 0 && len(l.kids) == 0 })
+}
+
+// Redundant returns the unnamed layers with just one child.
+func (t *Tree) Redundant() []*Layer {
+	return t.selectLayers(func(l *Layer) bool { return l.names == 0 && len(l.kids) == 1 })
+}
+
+// Forks returns the unnamed layers with several children.
+func (t *Tree) Forks() []*Layer {
+	return t.selectLayers(func(l *Layer) bool { return l.names == 0 && len(l.kids) > 1 })
+}
+
+// tally gathers what a step does to the counters.
+type tally struct {
+	live map[block.SegmentID]int64
+	data map[MapID]int64
+}
+
+func newTally() tally {
+	return tally{map[block.SegmentID]int64{}, map[MapID]int64{}}
+}
+
+func (t *Tree) adjust(y tally) {
+	t.counts.Lock()
+	defer t.counts.Unlock()
+	for s, n := range y.live {
+		t.counts.live[s] += n
+	}
+	for m, n := range y.data {
+		t.counts.data[m] += n
+	}
+}
+
+// commitTally commits the transaction with the counters, then follows in memory.
+func (t *Tree) commitTally(x *Tx, y tally, sync bool) error {
+	x.addCounts(y.live, y.data)
+	if err := x.Commit(sync); err != nil {
+		return err
+	}
+	t.adjust(y)
+	return nil
+}
+
+// Remove deletes a doomed layer and returns how many blocks it held. All its
+// changes are committed and nobody uses it.
+func (t *Tree) Remove(ctx context.Context, l *Layer, flush Flush) (freed uint64, err error) {
+	if err := flush(ctx); err != nil {
+		return 0, err
+	}
+	m := t.mapOf(l)
+	for {
+		n, more, err := t.removeSome(ctx, m)
+		freed += n
+		if err != nil {
+			return freed, err
+		}
+		if !more {
+			break
+		}
+	}
+	x := t.db.Begin()
+	x.DeleteLayer(l.ID)
+	x.ForgetMapCount(m)
+	gone := t.forwardsTo(l.ID)
+	for _, id := range gone {
+		x.deleteMerged(id)
+	}
+	if err := x.Commit(true); err != nil {
+		return freed, err
+	}
+	t.cache.drop(l.ID, 0, ^uint32(0))
+	t.Drop(l)
+	t.mu.Lock()
+	for _, id := range gone {
+		delete(t.merged, id)
+	}
+	t.mu.Unlock()
+	t.counts.Lock()
+	delete(t.counts.data, m)
+	t.counts.Unlock()
+	return freed, nil
+}
+
+// removeSome drops up to removeBatch pages of a map.
+func (t *Tree) removeSome(ctx context.Context, m MapID) (freed uint64, more bool, err error) {
+	x, y := t.db.Begin(), newTally()
+	var first, last []byte
+	n := 0
+	stop := block.Errorf(block.Internal, "enough")
+	err = t.db.scan(ctx, idKey(keyPage, uint64(m)), func(k, v []byte) error {
+		var p page
+		if err := overlayPage(&p, k, v); err != nil {
+			return err
+		}
+		for i := range p.addr {
+			if p.addr[i] > zeroAddr {
+				y.live[p.addr[i].Segment()]--
+				y.data[m]--
+				freed++
+			}
+		}
+		if first == nil {
+			first = append(first, k...)
+		}
+		last = append(last[:0], k...)
+		if n++; n == removeBatch {
+			return stop
+		}
+		return nil
+	})
+	if err != nil && err != stop {
+		x.Discard()
+		return 0, false, err
+	}
+	more = err == stop
+	if n == 0 {
+		x.Discard()
+		return 0, false, nil
+	}
+	x.note(x.b.DeleteRange(first, append(last, 0), nil))
+	return freed, more, t.commitTally(x, y, false)
+}
+
+func (t *Tree) mapOf(l *Layer) MapID {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return l.mapID
+}
+
+func (t *Tree) forwardsTo(id block.LayerID) (from []block.LayerID) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for todo := []block.LayerID{id}; len(todo) > 0; todo = todo[1:] {
+		for f, to := range t.merged {
+			if to == todo[0] {
+				from, todo = append(from, f), append(todo, f)
+			}
+		}
+	}
+	return from
+}
+
+// Merge merges the unnamed layer w with its only child, which keeps its number
+// and sees what it saw. The smaller of the two maps moves into the other.
+func (t *Tree) Merge(ctx context.Context, w *Layer, flush Flush) error {
+	t.mu.RLock()
+	if w.names != 0 || len(w.kids) != 1 {
+		t.mu.RUnlock()
+		return nil
+	}
+	var u *Layer
+	for u = range w.kids {
+	}
+	t.mu.RUnlock()
+	f := &fold{t: t, w: w, u: u, down: t.DataBlocks(u) <= t.DataBlocks(w), flush: flush}
+	source := w
+	if f.down {
+		source = u
+	}
+	pages, err := t.ownPages(ctx, t.mapOf(source))
+	if err != nil {
+		return err
+	}
+	for _, n := range pages {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := f.page(ctx, n); err != nil {
+			return err
+		}
+	}
+	return f.finish(ctx)
+}
+
+// ownPages lists the pages of a map.
+func (t *Tree) ownPages(ctx context.Context, m MapID) (pages []uint32, err error) {
+	err = t.db.scan(ctx, idKey(keyPage, uint64(m)), func(k, _ []byte) error {
+		_, n, ok := parsePageKey(k)
+		if !ok {
+			return block.Errorf(block.Corrupt, "extent map: page key of %d bytes", len(k))
+		}
+		pages = append(pages, n)
+		return nil
+	})
+	return pages, err
+}
+
+// fold is the merge of w with its only child u.
+type fold struct {
+	t     *Tree
+	w, u  *Layer
+	down  bool // u's entries move into w's map, which u then takes over
+	flush Flush
+}
+
+// page moves one page, keeping out changes to it.
+func (f *fold) page(ctx context.Context, n uint32) error {
+	first := block.Index(n) * PageBlocks
+	defer f.u.Lock(first, PageBlocks).Unlock()
+	defer f.w.Lock(first, PageBlocks).Unlock()
+	if err := f.flush(ctx); err != nil {
+		return err
+	}
+	return f.move(n)
+}
+
+// move moves one page. Both layers' range locks are held and changes committed.
+func (f *fold) move(n uint32) error {
+	t := f.t
+	nu, nw := t.cache.get(nodeKey{f.u.ID, n}), t.cache.get(nodeKey{f.w.ID, n})
+	defer t.cache.put(nu)
+	defer t.cache.put(nw)
+	nu.mu.Lock()
+	defer nu.mu.Unlock()
+	nw.mu.Lock()
+	defer nw.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+
+	var upper, lower page
+	if _, err := t.db.loadPage(f.u.mapID, n, &upper); err != nil {
+		return err
+	}
+	if _, err := t.db.loadPage(f.w.mapID, n, &lower); err != nil {
+		return err
+	}
+	x, y := t.db.Begin(), newTally()
+	y.data[f.u.mapID] -= int64(upper.dataBlocks())
+	y.data[f.w.mapID] -= int64(lower.dataBlocks())
+	for i := range lower.addr {
+		switch {
+		case !upper.isOwn(i):
+			if lower.isOwn(i) {
+				upper.set(i, lower.entry(i))
+			}
+		case lower.addr[i] > zeroAddr:
+			y.live[lower.addr[i].Segment()]--
+		}
+	}
+	to, from := f.u.mapID, f.w.mapID
+	if f.down {
+		to, from = from, to
+	}
+	y.data[to] += int64(upper.dataBlocks())
+	x.setPage(to, n, &upper)
+	x.setPage(from, n, nil)
+	err := t.commitTally(x, y, false)
+	nu.unload()
+	nw.unload()
+	return err
+}
+
+// finish moves what was written meanwhile, then unlinks w.
+func (f *fold) finish(ctx context.Context) error {
+	t := f.t
+	defer f.u.LockAll().Unlock()
+	defer f.w.LockAll().Unlock()
+	if err := f.flush(ctx); err != nil {
+		return err
+	}
+	source := f.w
+	if f.down {
+		source = f.u
+	}
+	rest, err := t.ownPages(ctx, t.mapOf(source))
+	if err != nil {
+		return err
+	}
+	for _, n := range rest {
+		if err := f.move(n); err != nil {
+			return err
+		}
+	}
+	emptied, err := f.unlink()
+	if err != nil {
+		return err
+	}
+	t.cache.drop(f.u.ID, 0, ^uint32(0))
+	t.cache.drop(f.w.ID, 0, ^uint32(0))
+	t.counts.Lock()
+	delete(t.counts.data, emptied)
+	t.counts.Unlock()
+	return nil
+}
+
+func (f *fold) unlink() (emptied MapID, err error) {
+	t := f.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	u, w := f.u, f.w
+	m := u.mapID
+	emptied = w.mapID
+	if f.down {
+		m, emptied = emptied, m
+	}
+	r := &LayerRecord{ID: u.ID, Map: m}
+	if w.parent != nil {
+		r.Parent = w.parent.ID
+	}
+	x := t.db.Begin()
+	x.PutLayer(r)
+	x.DeleteLayer(w.ID)
+	x.ForgetMapCount(emptied)
+	x.putMerged(w.ID, u.ID)
+	if err := x.Commit(true); err != nil {
+		return 0, err
+	}
+	u.mapID, u.parent = m, w.parent
+	if w.parent != nil {
+		delete(w.parent.kids, w)
+		w.parent.addKid(u)
+	}
+	delete(t.layers, w.ID)
+	t.merged[w.ID] = u.ID
+	return emptied, nil
+}
+
+func (t *Tx) putMerged(from, to block.LayerID) {
+	t.note(t.b.Set(idKey(keyMerged, uint64(from)), binary.LittleEndian.AppendUint64(nil, uint64(to)), nil))
+}
+
+func (t *Tx) deleteMerged(from block.LayerID) {
+	t.note(t.b.Delete(idKey(keyMerged, uint64(from)), nil))
+}
+
+// Sweep drops from an unnamed layer with several children the data that no
+// named layer sees, and returns how many blocks that were.
+func (t *Tree) Sweep(ctx context.Context, l *Layer, flush Flush) (freed uint64, err error) {
+	if err := flush(ctx); err != nil {
+		return 0, err
+	}
+	pages, err := t.ownPages(ctx, t.mapOf(l))
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range pages {
+		if err := ctx.Err(); err != nil {
+			return freed, err
+		}
+		k, err := t.sweepPage(l, n)
+		freed += k
+		if err != nil {
+			return freed, err
+		}
+	}
+	return freed, nil
+}
+
+func (t *Tree) sweepPage(l *Layer, n uint32) (freed uint64, err error) {
+	defer l.Lock(block.Index(n)*PageBlocks, PageBlocks).Unlock()
+	node := t.cache.get(nodeKey{l.ID, n})
+	defer t.cache.put(node)
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v := t.newView(n)
+	own, err := v.own(l)
+	if err != nil {
+		return 0, err
+	}
+	seen, err := v.seenBelow(l, own.data, func(k *Layer) bool { return k.names > 0 })
+	if err != nil {
+		return 0, err
+	}
+	dead := own.data.minus(seen)
+	if dead.empty() {
+		return 0, nil
+	}
+	x, y := t.db.Begin(), newTally()
+	left := own.page
+	for i := range left.addr {
+		if dead.has(i) {
+			y.live[left.addr[i].Segment()]--
+			y.data[l.mapID]--
+			left.addr[i], left.sum[i] = 0, 0
+			freed++
+		}
+	}
+	x.setPage(l.mapID, n, &left)
+	node.unload()
+	return freed, t.commitTally(x, y, false)
+}

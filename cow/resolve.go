@@ -1,0 +1,190 @@
+package cow
+
+import (
+	"github.com/slackerd/slacker/block"
+)
+
+// emptyPage is what a page is that no layer has touched.
+var emptyPage page
+
+// use returns the loaded node of a page, in use until put.
+func (t *Tree) use(l *Layer, pageNo uint32) (*node, error) {
+	n := t.cache.get(nodeKey{l.ID, pageNo})
+	n.mu.RLock()
+	loaded := n.loaded
+	n.mu.RUnlock()
+	if loaded {
+		return n, nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := t.load(n, l); err != nil {
+		t.cache.put(n)
+		return nil, err
+	}
+	return n, nil
+}
+
+// load fills a node under its lock: the layer's own entries over what its
+// parent sees. The parent's page is cached too, for all its children.
+func (t *Tree) load(n *node, l *Layer) error {
+	if n.loaded {
+		return nil
+	}
+	// The parent's node is locked before the own page is read: a layer merge
+	// moves entries between the two maps with both nodes locked.
+	below, belowNode, err := t.parentPage(l, n.key.page)
+	if err != nil {
+		return err
+	}
+	if belowNode != nil {
+		defer t.cache.put(belowNode)
+		defer belowNode.mu.RUnlock()
+	}
+	t.mu.RLock()
+	m := l.mapID
+	t.mu.RUnlock()
+	var own page
+	found, err := t.db.loadPage(m, n.key.page, &own)
+	if err != nil {
+		return err
+	}
+	if !found {
+		n.p, n.shared, n.loaded = below, true, true
+		return nil
+	}
+	own.under(below)
+	n.p, n.shared, n.loaded = &own, false, true
+	return nil
+}
+
+// parentPage returns what the parent of l sees, with the parent's node locked
+// for reading and in use, or the empty page and nil when there is no parent.
+func (t *Tree) parentPage(l *Layer, pageNo uint32) (*page, *node, error) {
+	t.mu.RLock()
+	parent := l.parent
+	t.mu.RUnlock()
+	if parent == nil {
+		return &emptyPage, nil, nil
+	}
+	for {
+		n := t.cache.get(nodeKey{parent.ID, pageNo})
+		n.mu.RLock()
+		if n.loaded {
+			return n.p, n, nil
+		}
+		n.mu.RUnlock()
+		n.mu.Lock()
+		err := t.loadSealed(n, parent)
+		n.mu.Unlock()
+		if err != nil {
+			t.cache.put(n)
+			return nil, nil, err
+		}
+		t.cache.put(n)
+	}
+}
+
+// loadSealed fills the node of a sealed layer under its lock, walking its
+// ancestors without caching their pages: a chain of a thousand layers costs
+// one page of memory. It stops at the first ancestor whose page is cached.
+func (t *Tree) loadSealed(n *node, l *Layer) error {
+	if n.loaded {
+		return nil
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var p page
+	own := p.own
+	for a := l; a != nil; a = a.parent {
+		if a != l {
+			if done := t.underCached(&p, a, n.key.page); done {
+				break
+			}
+		}
+		var q page
+		found, err := t.db.loadPage(a.mapID, n.key.page, &q)
+		if err != nil {
+			return err
+		}
+		if !found {
+			continue
+		}
+		if a == l {
+			p, own = q, q.own
+		} else {
+			p.under(&q)
+		}
+		if p.full() {
+			break
+		}
+	}
+	p.own = own
+	n.p, n.shared, n.loaded = &p, false, true
+	return nil
+}
+
+// underCached completes p from an ancestor's cached page, if there is one that
+// can be had without waiting.
+func (t *Tree) underCached(p *page, a *Layer, pageNo uint32) bool {
+	n := t.cache.peek(nodeKey{a.ID, pageNo})
+	if n == nil {
+		return false
+	}
+	defer t.cache.put(n)
+	if !n.mu.TryRLock() {
+		return false
+	}
+	defer n.mu.RUnlock()
+	if !n.loaded {
+		return false
+	}
+	p.under(n.p)
+	return true
+}
+
+// Lookup writes the entries of the blocks from first on into dst. An absent
+// entry reads as zeroes.
+func (t *Tree) Lookup(l *Layer, first block.Index, dst []Entry) error {
+	for len(dst) > 0 {
+		at := int(first % PageBlocks)
+		n, err := t.use(l, uint32(first/PageBlocks))
+		if err != nil {
+			return err
+		}
+		c := min(len(dst), PageBlocks-at)
+		n.mu.RLock()
+		if !n.loaded { // dropped since; rare
+			n.mu.RUnlock()
+			t.cache.put(n)
+			continue
+		}
+		for i := range c {
+			dst[i] = n.p.entry(at + i)
+		}
+		n.mu.RUnlock()
+		t.cache.put(n)
+		first, dst = first+block.Index(c), dst[c:]
+	}
+	return nil
+}
+
+// Forget drops the cached pages of blocks [first, first+count) of a layer and
+// its ancestors that hold no uncommitted change, so that the next Lookup reads
+// the store. For a reader that met an address which the cleaner has emptied.
+func (t *Tree) Forget(l *Layer, first block.Index, count uint64) {
+	for pageNo := uint32(first / PageBlocks); uint64(pageNo)*PageBlocks < uint64(first)+count; pageNo++ {
+		for a := l; a != nil; a = t.Parent(a) {
+			n := t.cache.peek(nodeKey{a.ID, pageNo})
+			if n == nil {
+				continue
+			}
+			n.mu.Lock()
+			if n.loaded && n.pins.Load() == 0 && n.newest.Load() <= t.committed.Load() {
+				n.unload()
+			}
+			n.mu.Unlock()
+			t.cache.put(n)
+		}
+	}
+}
