@@ -1,0 +1,200 @@
+package segment
+
+import (
+	"slices"
+
+	"github.com/slackerd/slacker/block"
+)
+
+// chunk is a chunk in memory, or a single header block (of a segment, or an
+// end marker) on its way to the file.
+type chunk struct {
+	seg     *segFile
+	pos     uint32 // block number of the header
+	used    uint32 // payload blocks
+	off     int    // end of the entries
+	entries uint32
+	first   LSN
+	seq     uint64
+	buf     []byte
+	pooled  bool // buf has room for a full chunk and goes back to the pool
+}
+
+// blocks returns what of the chunk goes to the file.
+func (c *chunk) bytes() []byte { return c.buf[:(1+int(c.used))*block.Size] }
+
+// room returns how many blocks of a run of kind k the chunk takes; limit is
+// the segment's length.
+func (c *chunk) room(k Kind, limit uint32) uint32 {
+	left := maxEntriesEnd - c.off - entryBytes
+	if k == Zero {
+		if left < 0 {
+			return 0
+		}
+		return 1
+	}
+	if k == Move {
+		left -= moveBytes
+	}
+	if left < 4 {
+		return 0
+	}
+	// One block at the end of the segment is kept for the end marker.
+	return min(uint32(left/4), maxChunkBlocks-c.used, limit-1-(c.pos+1+c.used))
+}
+
+// Append adds a record: it fills in LSN and Addr, and Sums when nil, and copies
+// data, which the caller may reuse at once. Of rec it uses Kind, Layer, First,
+// Count, Sums (kept, not copied) and Old.
+//
+// A run that does not fit in the open chunk is split into pieces of at most
+// 256 blocks, each a record of its own. commit, when not nil, is called for
+// every piece under the log's lock, so that callers see records in order of
+// LSN; it must be quick and must not call the log. Append returns the last
+// piece. Other appenders may come between two pieces.
+//
+// Append waits when too much is unwritten. Nothing is durable until Sync. When
+// it returns NoSpace, no segment could be made: earlier pieces of the same call
+// stay, all that was appended before still syncs, and Append may be tried again.
+// Any other error but Invalid is the fault that fenced the log.
+func (l *Log) Append(rec Record, data []byte, commit func(Record)) (Record, error) {
+	if err := rec.check(data); err != nil {
+		return Record{}, err
+	}
+	if rec.Kind == Zero {
+		rec.Sums, rec.Old = nil, 0
+	} else if rec.Sums == nil {
+		rec.Sums = make([]uint32, rec.Count)
+		for i := range rec.Sums {
+			rec.Sums[i] = block.Checksum(rec.First+block.Index(i), data[i*block.Size:(i+1)*block.Size])
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		room, err := l.reserve(rec.Kind)
+		if err != nil {
+			return Record{}, err
+		}
+		piece := rec
+		if rec.Kind != Zero {
+			piece.Count = min(rec.Count, room)
+			piece.Sums = slices.Clip(rec.Sums[:piece.Count])
+		}
+		l.add(&piece, data)
+		if commit != nil {
+			commit(piece)
+		}
+		if piece.Count == rec.Count {
+			return piece, nil
+		}
+		data = data[int(piece.Count)*block.Size:]
+		rec.First += block.Index(piece.Count)
+		rec.Count -= piece.Count
+		rec.Sums = rec.Sums[piece.Count:]
+		if rec.Kind == Move {
+			rec.Old += block.Addr(piece.Count)
+		}
+	}
+}
+
+// add puts a piece that fits into the open chunk. Called with mu held.
+func (l *Log) add(piece *Record, data []byte) {
+	c := l.open
+	piece.LSN = l.next
+	l.next++
+	if piece.Kind != Zero {
+		at := c.pos + 1 + c.used
+		piece.Addr = block.MakeAddr(c.seg.id, at)
+		copy(c.buf[(1+int(c.used))*block.Size:], data[:int(piece.Count)*block.Size])
+		c.used += piece.Count
+		c.seg.payload.Add(piece.Count)
+	}
+	c.off = putEntry(c.buf, c.off, piece)
+	c.entries++
+	if c.used == maxChunkBlocks {
+		l.closeChunk()
+		wake(l.wakeW)
+	}
+}
+
+// reserve makes the open chunk one that has room for at least one block of kind
+// k and returns the room. Called with mu held, which it may release meanwhile.
+func (l *Log) reserve(k Kind) (uint32, error) {
+	for {
+		if err := l.usable(); err != nil {
+			return 0, err
+		}
+		switch {
+		case l.open != nil:
+			if n := l.open.room(k, l.segBlocks); n > 0 {
+				return n, nil
+			}
+			l.closeChunk()
+			wake(l.wakeW)
+		case !l.tailHasRoom():
+			if err := l.rotate(); err != nil {
+				return 0, err
+			}
+		case l.nBuffers >= maxUnwritten:
+			wake(l.wakeW)
+			l.cond.Wait()
+		default:
+			l.openChunk()
+		}
+	}
+}
+
+// tailHasRoom says whether a chunk with a payload block and the end marker fit.
+func (l *Log) tailHasRoom() bool {
+	return l.tail != nil && !l.cut && l.cursor+3 <= l.segBlocks
+}
+
+func (l *Log) openChunk() {
+	var c *chunk
+	if n := len(l.free); n > 0 {
+		c, l.free = l.free[n-1], l.free[:n-1]
+		clear(c.buf[:block.Size])
+	} else {
+		c = &chunk{buf: make([]byte, (1+maxChunkBlocks)*block.Size), pooled: true}
+	}
+	c.seg, c.pos, c.used, c.off, c.entries, c.first = l.tail, l.cursor, 0, chunkFixedBytes, 0, l.next
+	l.nBuffers++
+	l.open = c
+}
+
+// closeChunk finishes the open chunk, if any, and queues it for writing.
+// Called with mu held.
+func (l *Log) closeChunk() {
+	c := l.open
+	if c == nil {
+		return
+	}
+	l.open = nil
+	l.seal(c, 0)
+	if l.cursor > l.segBlocks/2 && l.prepared == nil {
+		wake(l.wakeP)
+	}
+}
+
+// seal writes the chunk's header and queues it.
+func (l *Log) seal(c *chunk, flags uint32) {
+	h := chunkHeader{store: l.o.StoreID, segment: c.seg.id, pos: c.pos, flags: flags, first: c.first, durable: l.durable,
+		entries: c.entries, blocks: c.used, prevCRC: l.prevCRC, bytes: uint32(c.off)}
+	l.prevCRC = h.seal(c.buf)
+	l.cursor = c.pos + 1 + c.used
+	l.enqueue(c)
+}
+
+func (l *Log) enqueue(c *chunk) {
+	l.closedSeq++
+	c.seq = l.closedSeq
+	l.pending = append(l.pending, c)
+}
+
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}

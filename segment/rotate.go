@@ -1,0 +1,143 @@
+package segment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/slackerd/slacker/block"
+)
+
+// Rotate seals the active segment and starts a new one; it does nothing when
+// the active segment holds no records. It makes nothing durable.
+func (l *Log) Rotate(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return block.Wrap(block.Unavailable, err, "rotate")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	l.closeChunk()
+	if l.tail == nil || !l.cut && l.cursor == 1 {
+		return nil
+	}
+	return l.rotate()
+}
+
+// rotate makes a prepared segment the tail. Called with mu held and no open
+// chunk; it releases mu while it prepares one, so the caller looks again.
+func (l *Log) rotate() error {
+	was := l.tail
+	for l.prepared == nil {
+		if l.preparing {
+			l.cond.Wait()
+		} else if err := l.prepare(); err != nil {
+			return err
+		}
+		if err := l.usable(); err != nil {
+			return err
+		}
+		if l.tail != was || l.open != nil {
+			return nil // another appender rotated meanwhile
+		}
+	}
+	l.activate()
+	return nil
+}
+
+// activate ends the tail with an end marker and starts the prepared segment.
+// Called with mu held.
+func (l *Log) activate() {
+	h := segmentHeader{store: l.o.StoreID, id: l.prepared.id, created: time.Now(), first: l.next, durable: l.durable}
+	if l.tail != nil {
+		h.prev, h.prevPayload = Pos{l.tail.id, l.cursor}, l.tail.payload.Load()
+		l.seal(&chunk{seg: l.tail, pos: l.cursor, off: chunkFixedBytes, first: l.next, buf: make([]byte, block.Size)}, flagEnd)
+	}
+	s := l.prepared
+	l.prepared = nil
+	c := &chunk{seg: s, buf: make([]byte, block.Size)}
+	h.encode(c.buf)
+	s.header, s.valid, s.crc = h, true, block.MetaChecksum(c.buf[:crcOffset])
+	l.enqueue(c)
+	l.tail, l.cut, l.cursor, l.prevCRC = s, false, 1, s.crc
+}
+
+// prepare creates and allocates the next segment. Called with mu held, which it
+// releases meanwhile. NoSpace leaves the log as it was.
+func (l *Log) prepare() error {
+	l.preparing = true
+	if l.maxID >= block.MaxSegmentID {
+		l.preparing = false
+		return block.Errorf(block.NoSpace, "segment ids are used up: %d", l.maxID)
+	}
+	id := l.maxID + 1
+	l.mu.Unlock()
+	s, err := l.create(id)
+	l.mu.Lock()
+	l.preparing = false
+	if err == nil {
+		l.maxID = id
+		l.prepared = s
+		l.segs.Store(id, s)
+	}
+	l.cond.Broadcast()
+	return err
+}
+
+// create makes a segment file whose space is allocated and whose name is
+// durable, so that nothing appended to it can meet a full disk.
+func (l *Log) create(id block.SegmentID) (*segFile, error) {
+	s := &segFile{id: id, path: l.o.FS.PathJoin(l.o.Dir, segmentName(id)), bytes: l.o.SegmentBytes}
+	f, err := l.o.FS.Create(s.path, writeCategory)
+	if err != nil {
+		return nil, spaceError(err, fmt.Sprintf("create segment %d", id))
+	}
+	s.file.Store(&f)
+	if err := l.allocate(f); err != nil {
+		return nil, errors.Join(spaceError(err, fmt.Sprintf("allocate segment %d", id)), s.remove(l.o.FS))
+	}
+	if err := f.Sync(); err != nil {
+		if isNoSpace(err) {
+			return nil, errors.Join(spaceError(err, fmt.Sprintf("allocate segment %d", id)), s.remove(l.o.FS))
+		}
+		return nil, l.fail(err, fmt.Sprintf("sync new segment %d", id))
+	}
+	if err := l.syncDir(); err != nil {
+		return nil, l.fail(err, fmt.Sprintf("sync %s", l.o.Dir))
+	}
+	return s, nil
+}
+
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+func spaceError(err error, what string) error {
+	if isNoSpace(err) {
+		return block.Errorf(block.NoSpace, "%s: %w", what, err)
+	}
+	return block.Errorf(block.IO, "%s: %w", what, err)
+}
+
+// preparer makes the next segment while the present one is being filled.
+func (l *Log) preparer() {
+	defer l.workers.Done()
+	for {
+		select {
+		case <-l.quit:
+			return
+		case <-l.wakeP:
+		}
+		l.mu.Lock()
+		if l.usable() == nil && l.prepared == nil && !l.preparing {
+			// A full disk is met again, and reported, by the Append that needs
+			// the segment; until then there may be room.
+			_ = l.prepare()
+		}
+		l.mu.Unlock()
+	}
+}
