@@ -8,8 +8,9 @@ import "context"
 //
 // Offsets and lengths are bytes; the server has already checked that
 // off+length lies within Info().SizeBytes, that a write goes to a writable
-// device, and that lengths respect Info().MaxRequestBytes. Alignment is not
-// checked when Info().MinBlockBytes is 1.
+// device, that offsets and lengths are multiples of Info().MinBlockBytes, that
+// lengths are not 0 and that those of reads and writes (what carries data)
+// respect Info().MaxRequestBytes.
 //
 // Ordering and durability: what has returned is visible to every later call
 // on any Device of the same export. When Flush, or a call with fua set,
@@ -79,6 +80,9 @@ type Backend interface {
 type Conn struct {
 	ID     uint64 // unique within the server
 	Remote string // the peer's address, for logs
+	// InfoOnly: the client only asks about the export (NBD_OPT_INFO). The
+	// device is closed at once, without I/O; nothing should be replaced for it.
+	InfoOnly bool
 }
 
 // Export is one row of a listing.

@@ -1,0 +1,51 @@
+// Package nbdserver serves block devices over the Network Block Device
+// protocol. It knows nothing of volumes: it serves what a [Backend] opens.
+//
+// Nouns, as in the protocol document (NetworkBlockDevice/nbd, doc/proto.md):
+//
+//   - option: a request of the negotiation (the handshake);
+//   - command: a request of the transmission phase; its cookie names it in the
+//     reply;
+//   - export: what a client asks for by name; a [Device] is one open export.
+//
+// A connection is one goroutine that reads and, where nothing has to be waited
+// for, also executes; commands that may wait (a read that misses, FLUSH, FUA,
+// TRIM, ...) go to a bounded set of goroutines of that connection, so that
+// replies go out of order. Replies gather in a batch that is written when the
+// read buffer is empty or the batch is full.
+//
+// Invariants:
+//
+//  1. Every length from the network is compared with a named limit ([Limits] or
+//     a constant) before it is used, and what a connection can hold in memory
+//     is bounded: by its buffers, its commands in flight and their bytes.
+//  2. A command reaches the device only with off+length within its size, aligned
+//     to its minimum, writable if it writes, and no longer than its maximum if
+//     it carries data.
+//  3. The payload of a refused WRITE is read and dropped: the stream stays in
+//     step. A stream that cannot be in step any more is closed.
+//  4. A success header goes out only after the data of its reply is at hand.
+//  5. A FLUSH calls Device.Flush after it was received, so it covers every write
+//     that was answered before.
+//  6. After disconnect or an error of kind Fenced or Unavailable nothing more is
+//     executed or answered: the connection closes. ESHUTDOWN is never sent,
+//     since the Linux client turns it into an I/O error.
+//  7. Device.Close is called once, after every call has returned.
+//
+// # Wire format
+//
+// All integers are big endian. Handshake: the server sends NBDMAGIC (8),
+// IHAVEOPT (8), flags (2); the client flags (4). Then options and replies:
+//
+//	option:  IHAVEOPT 8 | id 4 | length 4 | data
+//	reply:   magic 8    | id 4 | type 4   | length 4 | data
+//
+// Transmission:
+//
+//	command: 25609513 4 | flags 2 | type 2 | cookie 8 | offset 8 | length 4 | data of a WRITE
+//	simple:  67446698 4 | errno 4 | cookie 8 | data of a READ
+//	chunk:   668e33ef 4 | flags 2 | type 2 | cookie 8 | length 4 | payload
+//
+// Chunks (structured replies), once negotiated, answer READ, BLOCK_STATUS and
+// every error; a success without data stays a simple reply.
+package nbdserver

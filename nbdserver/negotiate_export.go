@@ -1,0 +1,148 @@
+package nbdserver
+
+import (
+	"context"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/slackerd/slacker/block"
+	"go.uber.org/zap"
+)
+
+// exportFlags returns the transmission flags of an open export.
+func (c *conn) exportFlags(i Info) uint16 {
+	f := canFlags | canFlush | canFUA | canMultiConn | canCache
+	if i.ReadOnly {
+		f |= canOnlyRead
+	} else {
+		f |= canTrim | canWriteZeroes | canFastZero
+	}
+	if c.structured {
+		f |= canDF
+	}
+	return f
+}
+
+// validName reports whether a name is one that the protocol allows.
+func validName(s string) bool {
+	return len(s) <= maxStringBytes && utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
+// exportName opens an export by the old option, whose only error reply is to
+// close the connection.
+func (c *conn) exportName(ctx context.Context, name string) error {
+	if !validName(name) {
+		return block.Errorf(block.Invalid, "export name of %d bytes: want UTF-8 of at most %d bytes without NUL", len(name), maxStringBytes)
+	}
+	dev, info, err := c.openDevice(ctx, name, false)
+	if err != nil {
+		return err
+	}
+	c.dev, c.info = dev, info
+	b := be.AppendUint64(nil, info.SizeBytes)
+	b = be.AppendUint16(b, c.exportFlags(info))
+	if !c.noZeroes {
+		b = append(b, make([]byte, exportZeroesBytes)...)
+	}
+	c.metaSet = c.metaSet && c.metaFor == name
+	return c.send(b)
+}
+
+// infoOrGo answers NBD_OPT_INFO and NBD_OPT_GO.
+func (c *conn) infoOrGo(ctx context.Context, o option) (name string, done bool, err error) {
+	name, wanted, ok := parseInfo(o.data)
+	if !ok {
+		return "", false, c.refuse(o, repErrInvalid, "want a name length, a name and a list of information types that fill the option exactly")
+	}
+	dev, info, err := c.openDevice(ctx, name, o.id == optInfo)
+	if err != nil {
+		c.log.Debug("nbd export refused", zap.String("export", name), zap.Error(err))
+		return "", false, c.refuse(o, optionError(err), err.Error())
+	}
+	if o.id == optInfo {
+		if err := dev.Close(); err != nil {
+			c.log.Warn("close of a device", zap.String("export", name), zap.Error(err))
+		}
+	} else {
+		c.dev, c.info = dev, info
+		c.metaSet = c.metaSet && c.metaFor == name
+	}
+	return name, o.id == optGo, c.send(c.appendInfo(o, name, info, wanted))
+}
+
+// parseInfo takes apart the data of INFO and GO: u32 length of name, name, u16
+// count, count times u16.
+func parseInfo(data []byte) (name string, wanted []uint16, ok bool) {
+	if len(data) < 6 {
+		return "", nil, false
+	}
+	nName := uint64(be.Uint32(data))
+	if nName > uint64(len(data)-6) {
+		return "", nil, false
+	}
+	name, data = string(data[4:4+nName]), data[4+nName:]
+	n := int(be.Uint16(data))
+	if len(data) != 2+2*n || !validName(name) {
+		return "", nil, false
+	}
+	for i := range n {
+		wanted = append(wanted, be.Uint16(data[2+2*i:]))
+	}
+	return name, wanted, true
+}
+
+// appendInfo returns the replies to INFO and GO: what must be told, what was
+// asked for and is known, and the ACK.
+func (c *conn) appendInfo(o option, name string, info Info, wanted []uint16) []byte {
+	d := be.AppendUint16(nil, infoExport)
+	d = be.AppendUint64(d, info.SizeBytes)
+	b := appendOptionReply(nil, o.id, repInfo, be.AppendUint16(d, c.exportFlags(info)))
+	d = be.AppendUint16(nil, infoBlockSize)
+	d = be.AppendUint32(d, info.MinBlockBytes)
+	d = be.AppendUint32(d, info.PreferredBlockBytes)
+	b = appendOptionReply(b, o.id, repInfo, be.AppendUint32(d, info.MaxRequestBytes))
+	var named, described bool
+	for _, w := range wanted {
+		switch {
+		case w == infoName && !named:
+			named = true
+			b = appendOptionReply(b, o.id, repInfo, append(be.AppendUint16(nil, infoName), name...))
+		case w == infoDescription && !described && info.Description != "":
+			described = true
+			b = appendOptionReply(b, o.id, repInfo, append(be.AppendUint16(nil, infoDescription), clip(info.Description)...))
+		}
+	}
+	return appendOptionReply(b, o.id, repAck, nil)
+}
+
+// listBatchBytes is how much of a listing is sent at once.
+const listBatchBytes = 64 << 10
+
+// list answers NBD_OPT_LIST: one reply for each export.
+func (c *conn) list(ctx context.Context, o option) error {
+	exports, err := c.srv.backend.List(ctx)
+	if err != nil {
+		c.log.Warn("list of exports", zap.Error(err))
+		typ := optionError(err)
+		if typ == repErrUnknown {
+			typ = repErrPolicy
+		}
+		return c.refuse(o, typ, err.Error())
+	}
+	var b []byte
+	for _, e := range exports {
+		if !validName(e.Name) {
+			continue
+		}
+		d := be.AppendUint32(nil, uint32(len(e.Name)))
+		d = append(d, e.Name...)
+		b = appendOptionReply(b, o.id, repServer, append(d, clip(e.Description)...))
+		if len(b) >= listBatchBytes {
+			if err := c.send(b); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
+	}
+	return c.send(appendOptionReply(b, o.id, repAck, nil))
+}

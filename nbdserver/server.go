@@ -1,0 +1,210 @@
+package nbdserver
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/slackerd/slacker/block"
+	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
+)
+
+// Server serves the exports of a backend. Make one with [New], give it
+// listeners with Serve, end it with Shutdown or Close.
+type Server struct {
+	backend Backend
+	log     *zap.Logger
+	limits  Limits
+	metrics Metrics
+	memory  *semaphore.Weighted // TotalBytes
+	start   time.Time
+
+	ctx    context.Context // of the devices' calls; canceled by Close
+	cancel context.CancelFunc
+	// stopping is closed when Shutdown or Close begins.
+	stopping chan struct{}
+
+	mu     sync.Mutex
+	conns  map[*conn]struct{}
+	lastID uint64
+	ended  bool
+	wg     sync.WaitGroup // connections
+}
+
+// errStopped is what Serve's loop ends with when the server stops.
+var errStopped = block.Errorf(block.Unavailable, "nbd server is shutting down")
+
+// New returns a server of what backend offers. It checks the limits.
+func New(backend Backend, o Options) (*Server, error) {
+	if err := o.Limits.Check(); err != nil {
+		return nil, err
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	s := &Server{
+		backend:  backend,
+		log:      o.Logger,
+		limits:   o.Limits,
+		metrics:  o.Metrics,
+		memory:   semaphore.NewWeighted(int64(o.Limits.TotalBytes)),
+		start:    time.Now(),
+		stopping: make(chan struct{}),
+		conns:    map[*conn]struct{}{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Serve accepts connections until ctx is done or the server stops, closes the
+// listener and returns nil; its connections live on. It may be called for
+// several listeners at once. An error means that the listener failed.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		select {
+		case <-ctx.Done():
+		case <-s.stopping:
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			s.log.Warn("close of an nbd listener", zap.Stringer("listener", l.Addr()), zap.Error(err))
+		}
+	}()
+	err := s.accept(ctx, l)
+	cancel()
+	<-closed
+	return err
+}
+
+// acceptPause is the wait after an accept that failed for want of resources.
+const acceptPause = 50 * time.Millisecond
+
+func (s *Server) accept(ctx context.Context, l net.Listener) error {
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			s.adopt(nc)
+		case ctx.Err() != nil || s.isStopping():
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return block.Errorf(block.IO, "accept on %s: %w", l.Addr(), err)
+		default:
+			s.log.Warn("accept of an nbd connection", zap.Stringer("listener", l.Addr()), zap.Error(err))
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			case <-s.stopping:
+			}
+		}
+	}
+}
+
+func (s *Server) isStopping() bool {
+	select {
+	case <-s.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// adopt starts a connection, or closes it when there are too many.
+func (s *Server) adopt(nc net.Conn) {
+	s.mu.Lock()
+	refused := s.ended || len(s.conns) >= s.limits.Connections
+	var c *conn
+	if !refused {
+		s.lastID++
+		c = newConn(s, nc, s.lastID)
+		s.conns[c] = struct{}{}
+		s.wg.Add(1)
+	}
+	s.mu.Unlock()
+	if refused {
+		if s.metrics != nil {
+			s.metrics.ConnectionRefused()
+		}
+		s.log.Warn("refuse an nbd connection: too many are open", zap.Stringer("remote", nc.RemoteAddr()),
+			zap.Int("limit", s.limits.Connections))
+		_ = nc.Close() // nothing was said on it
+		return
+	}
+	go func() {
+		defer s.wg.Done()
+		c.serve()
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+	}()
+}
+
+// each calls f for every connection there is.
+func (s *Server) each(f func(*conn)) {
+	s.mu.Lock()
+	cs := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		cs = append(cs, c)
+	}
+	s.mu.Unlock()
+	for _, c := range cs {
+		f(c)
+	}
+}
+
+// stop makes every Serve return and no connection begin.
+func (s *Server) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.ended = true
+		close(s.stopping)
+	}
+}
+
+// Shutdown stops listening, lets every connection finish the commands it has
+// received, and closes it. It returns nil when all are closed. When ctx is done
+// first it closes the rest as Close does and returns ctx's error.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop()
+	s.each((*conn).drain)
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		s.cancel()
+		return nil
+	case <-ctx.Done():
+		s.Close()
+		<-done
+		return ctx.Err()
+	}
+}
+
+// Close closes every connection at once, cancels the calls in flight and waits
+// for them to return.
+func (s *Server) Close() {
+	s.stop()
+	s.each(func(c *conn) { c.kill(errStopped) })
+	s.cancel()
+	s.wg.Wait()
+}
+
+// now returns a time for latencies, 0 when nobody measures them.
+func (s *Server) now() int64 {
+	if s.metrics == nil {
+		return 0
+	}
+	return int64(time.Since(s.start)) | 1
+}
+
+func (s *Server) since(began int64) time.Duration { return time.Since(s.start) - time.Duration(began) }

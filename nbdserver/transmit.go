@@ -1,0 +1,217 @@
+package nbdserver
+
+import (
+	"errors"
+
+	"github.com/pojntfx/go-nbd/pkg/protocol"
+	"github.com/slackerd/slacker/block"
+	"go.uber.org/zap"
+)
+
+const (
+	// batchBytes is the buffer that replies of the reading goroutine gather in.
+	batchBytes = 256 << 10
+	// batchedReadBytes is the longest READ whose data goes into the batch.
+	batchedReadBytes = 64 << 10
+	// pipelinedFor is for how many commands a client that once sent several at
+	// a time is taken to do so again.
+	pipelinedFor = 64
+)
+
+// transmit serves commands until the client or the server ends. It returns nil
+// when everything that was received has been answered.
+func (c *conn) transmit() error {
+	c.in = input{nc: c.nc, buf: make([]byte, inputBytes)}
+	err := c.readCommands()
+	c.workers.stop()
+	c.flush()
+	if c.batch != nil {
+		c.batch.release()
+		c.batch = nil
+	}
+	if errors.Is(err, errEnd) {
+		return nil
+	}
+	return err
+}
+
+func (c *conn) readCommands() error {
+	var r request
+	for {
+		if err := c.fillHeader(); err != nil {
+			return err
+		}
+		if c.dead.Load() {
+			return errStopped
+		}
+		if !r.parse(c.in.take(requestHeaderBytes)) {
+			return block.Errorf(block.Invalid, "request magic: want %#x", protocol.TRANSMISSION_MAGIC_REQUEST)
+		}
+		if r.cmd == CmdDisc {
+			return nil
+		}
+		r.payload, r.buf, r.began = nil, nil, c.srv.now()
+		if err := c.command(&r); err != nil {
+			return err
+		}
+	}
+}
+
+// command reads what belongs to a command and runs it or hands it out.
+func (c *conn) command(r *request) error {
+	if e, text := c.check(r); e != OK {
+		if r.cmd == CmdWrite {
+			if err := c.dropPayload(r.lengthBytes); err != nil {
+				return err
+			}
+		}
+		c.refuseCommand(r, e, text)
+		return nil
+	}
+	if r.cmd == CmdWrite {
+		if err := c.readPayload(r); err != nil {
+			return err
+		}
+	}
+	switch {
+	case r.lengthBytes == 0 && commands[r.cmd].ranged:
+		c.nothing(r)
+	case r.cmd == CmdRead && r.lengthBytes <= batchedReadBytes:
+		return c.readBatched(r)
+	case r.cmd == CmdRead:
+		return c.readLarge(r)
+	case r.cmd == CmdWrite && !r.fua():
+		c.writeNow(r)
+	default:
+		return c.dispatch(r)
+	}
+	return nil
+}
+
+// refuseCommand answers a command that is not run.
+func (c *conn) refuseCommand(r *request, e Errno, text string) {
+	c.log.Debug("nbd command refused", zap.Stringer("command", r.cmd), zap.String("reason", text))
+	c.appendReply(r, e, text)
+	c.done(r, e)
+}
+
+// nothing answers a command of no bytes.
+func (c *conn) nothing(r *request) {
+	if r.cmd == CmdRead && c.structured {
+		c.room(chunkHeaderBytes)
+		c.appended(appendChunk(c.batchTail(), chunkNone, r.cookie, 0))
+	} else {
+		c.appendReply(r, OK, "")
+	}
+	c.done(r, OK)
+}
+
+// writeNow runs a WRITE that has not to be durable.
+func (c *conn) writeNow(r *request) {
+	err := c.dev.WriteAt(c.ctx, r.payload, r.offBytes, false)
+	r.release()
+	if e, ok := c.result(r, err); ok {
+		c.appendReply(r, e, textOf(err))
+	}
+}
+
+// readBatched tries to read into the batch, behind the header.
+func (c *conn) readBatched(r *request) error {
+	n := int(r.lengthBytes)
+	head := simpleReplyBytes
+	if c.structured {
+		head = chunkHeaderBytes + 8
+	}
+	c.room(head + n)
+	tail := c.batchTail()
+	data := tail[len(tail)+head : len(tail)+head+n : len(tail)+head+n]
+	hit, err := c.dev.ReadNow(data, r.offBytes)
+	if !hit && err == nil {
+		return c.dispatch(r)
+	}
+	e, ok := c.result(r, err)
+	switch {
+	case !ok:
+	case e != OK:
+		c.appendReply(r, e, textOf(err))
+	case c.structured && isZero(data):
+		c.appended(appendHole(tail, r.cookie, r.offBytes, uint32(n)))
+	default:
+		c.appended(c.appendReadHead(tail, r)[:len(tail)+head+n])
+	}
+	return nil
+}
+
+// readLarge tries to read into a buffer that is sent as it is.
+func (c *conn) readLarge(r *request) error {
+	n := int(r.lengthBytes)
+	b, err := c.newBuffer(n)
+	if err != nil {
+		return err
+	}
+	hit, err := c.dev.ReadNow(b.data(n), r.offBytes)
+	if !hit && err == nil {
+		r.buf = b
+		return c.dispatch(r)
+	}
+	if e, ok := c.result(r, err); ok {
+		c.sendRead(r, b, e, textOf(err))
+	} else {
+		b.release()
+	}
+	return nil
+}
+
+// dispatch runs a command that may wait: here when the client seems to wait for
+// it alone, else in another goroutine.
+func (c *conn) dispatch(r *request) error {
+	if c.in.buffered() > 0 || c.workers.busy.Load() > 0 {
+		c.pipelined = pipelinedFor
+	}
+	if c.pipelined == 0 {
+		c.flush()
+		c.run(r)
+		return nil
+	}
+	c.pipelined--
+	if len(r.payload) > 0 && r.buf == nil {
+		b, err := c.newBuffer(len(r.payload))
+		if err != nil {
+			return err
+		}
+		copy(b.data(len(r.payload)), r.payload)
+		r.buf, r.payload = b, b.data(len(r.payload))
+	}
+	c.workers.do(r)
+	return nil
+}
+
+// result accounts for a command that has run. It returns false when it must not
+// be answered.
+func (c *conn) result(r *request, err error) (Errno, bool) {
+	e := OK
+	if err != nil {
+		if e = errnoOf(err); e == closes {
+			c.kill(err)
+		}
+		if r.cmd == CmdWriteZeroes && e == ENOTSUP && r.flags&cmdFlagFastZero == 0 {
+			e = EIO // the protocol keeps ENOTSUP for FAST_ZERO
+		}
+		if e == EIO && !c.dead.Load() {
+			c.log.Error("nbd command failed", zap.Stringer("command", r.cmd), zap.Uint64("off_bytes", r.offBytes),
+				zap.Uint64("length_bytes", r.lengthBytes), zap.Error(err))
+		}
+	}
+	c.done(r, e)
+	return e, !c.dead.Load()
+}
+
+// done tells the metrics of a command.
+func (c *conn) done(r *request, e Errno) {
+	if m := c.srv.metrics; m != nil {
+		if e == closes {
+			e = EIO
+		}
+		m.CommandDone(r.cmd, r.lengthBytes, c.srv.since(r.began), e)
+	}
+}
