@@ -92,6 +92,7 @@ func (c *cache) peek(k nodeKey) *node {
 	n := s.nodes[k]
 	if n != nil {
 		n.uses++
+		n.hot = true
 	}
 	return n
 }

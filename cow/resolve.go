@@ -188,3 +188,30 @@ func (t *Tree) Forget(l *Layer, first block.Index, count uint64) {
 		}
 	}
 }
+
+// LookupCached is Lookup when all the pages are in memory; else it returns
+// false at once.
+func (t *Tree) LookupCached(l *Layer, first block.Index, dst []Entry) bool {
+	for len(dst) > 0 {
+		n := t.cache.peek(nodeKey{l.ID, uint32(first / PageBlocks)})
+		if n == nil {
+			return false
+		}
+		at := int(first % PageBlocks)
+		c := min(len(dst), PageBlocks-at)
+		n.mu.RLock()
+		loaded := n.loaded
+		if loaded {
+			for i := range c {
+				dst[i] = n.p.entry(at + i)
+			}
+		}
+		n.mu.RUnlock()
+		t.cache.put(n)
+		if !loaded {
+			return false
+		}
+		first, dst = first+block.Index(c), dst[c:]
+	}
+	return true
+}

@@ -1,3 +1,33 @@
 // Package volume is the store: volumes, snapshots, clones and attachments over
-// the extent map (cow) and the log of segments (segment).
+// the extent map (cow) and the log of segments (segment). It decides what a
+// write, a flush and a snapshot wait for.
+//
+// A store is one directory:
+//
+//	LOCK          held while a process has the store open
+//	map/          the extent map and the catalog (package cow)
+//	segments/     the log (package segment)
+//
+// A write goes to the log, then into the pages in memory, and is answered. A
+// flush makes the log durable. Behind that the committer moves durable changes
+// into the map; opening a store replays the log from where the map ends.
+//
+// Invariants:
+//
+//	V1  A change enters the map only after its record is durable in the log,
+//	    and in the order of the log. So the map never names bytes that a crash
+//	    can take away, and the map is always the state after a prefix of the
+//	    log (cow's M2).
+//	V2  Snapshot, clone, create, delete, rename, resize and rollback are one
+//	    synced commit each; a snapshot's data is durable before it.
+//	V3  A layer takes changes only while it is the head of a volume: the gate
+//	    of the volume is held for reading over every change, and for writing
+//	    when the head is exchanged.
+//	V4  A write commits only if its device is not fenced, which is checked
+//	    behind the gate and the range lock. Fencing a device sets the mark and
+//	    then passes the gate once for writing: after that nothing of it is in
+//	    progress or can begin (contract C9).
+//	V5  Writes to the same block take effect in the order in which they came.
+//	V6  After a failed write or sync of the log or the map nothing more is
+//	    acknowledged, until the store is opened anew.
 package volume

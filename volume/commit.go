@@ -1,0 +1,205 @@
+package volume
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/cow"
+	"github.com/slackerd/slacker/segment"
+	"go.uber.org/zap"
+)
+
+const (
+	// commitAt is how many changes wait before a commit is started early.
+	commitAt = 8 << 10
+	// maxQueued is how many changes may wait; writers beyond wait too.
+	maxQueued = 128 << 10
+)
+
+// queue holds the changes that are not in the map yet, in the order of the log.
+type queue struct {
+	mu      sync.Mutex
+	changes []*cow.Change
+	applied sync.Cond // a change was applied, or changes were taken
+	wake    chan struct{}
+}
+
+func (q *queue) init() {
+	q.applied.L = &q.mu
+	q.wake = make(chan struct{}, 1)
+}
+
+// add is called in the order of the log, under the log's lock.
+func (q *queue) add(c *cow.Change) {
+	q.mu.Lock()
+	q.changes = append(q.changes, c)
+	n := len(q.changes)
+	q.mu.Unlock()
+	if n == commitAt {
+		q.nudge()
+	}
+}
+
+func (q *queue) nudge() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// room waits until the queue is short enough for another change.
+func (q *queue) room(failed func() error) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.changes) >= maxQueued {
+		if err := failed(); err != nil {
+			return err
+		}
+		q.nudge()
+		q.applied.Wait()
+	}
+	return nil
+}
+
+// take removes and returns the changes up to lsn, once all are applied.
+func (q *queue) take(lsn uint64) []*cow.Change {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := 0
+	for n < len(q.changes) && q.changes[n].LSN <= lsn {
+		for !q.changes[n].Applied() {
+			q.applied.Wait()
+		}
+		n++
+	}
+	taken := q.changes[:n:n]
+	q.changes = q.changes[n:]
+	if len(q.changes) == 0 {
+		q.changes = nil
+	}
+	q.applied.Broadcast()
+	return taken
+}
+
+// signal tells take that changes were applied.
+func (q *queue) signal() {
+	q.mu.Lock()
+	q.applied.Broadcast()
+	q.mu.Unlock()
+}
+
+// committer moves durable changes into the map, and bounds how long an
+// unflushed write stays in memory.
+func (s *Store) committer(ctx context.Context) {
+	defer s.done.Done()
+	tick := time.NewTicker(s.o.CommitInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.reapImports(ctx)
+		case <-s.queue.wake:
+		}
+		if s.Fault() != nil {
+			s.queue.signal() // writers that wait for room must see it
+			continue
+		}
+		if err := s.Flush(ctx); err != nil && ctx.Err() == nil {
+			s.o.Logger.Error("commit of changes failed", zap.Error(err))
+		}
+	}
+}
+
+// Flush makes every change so far durable and commits it to the map.
+func (s *Store) Flush(ctx context.Context) error {
+	if err := s.log.Sync(ctx); err != nil {
+		return err
+	}
+	s.commits.Lock()
+	defer s.commits.Unlock()
+	pos, lsn := s.log.DurablePos()
+	changes := s.queue.take(uint64(lsn))
+	if len(changes) == 0 {
+		return s.Fault()
+	}
+	x := s.db.Begin()
+	x.ApplyAll(s.tree, changes)
+	x.SetReplay(cow.ReplayPoint{Segment: pos.Segment, Block: pos.Block, NextLSN: uint64(lsn) + 1})
+	if err := x.Commit(true); err != nil {
+		s.fail(err)
+		return err
+	}
+	s.tree.Committed(uint64(lsn))
+	return nil
+}
+
+// replay brings the map up to the end of the log.
+func (s *Store) replay(ctx context.Context, from cow.ReplayPoint) error {
+	next := segment.LSN(max(1, from.NextLSN))
+	records := 0
+	end, next, err := s.log.Replay(ctx, segment.Pos{Segment: from.Segment, Block: from.Block}, next, func(r segment.Record) error {
+		records++
+		return s.redo(r)
+	})
+	if err != nil {
+		return err
+	}
+	if records > 0 {
+		s.o.Logger.Info("replayed the log", zap.Int("records", records), zap.Uint64("segment", uint64(end.Segment)), zap.Uint32("block", end.Block))
+	}
+	x := s.db.Begin()
+	x.ApplyAll(s.tree, s.queue.take(uint64(next)))
+	pos, _ := s.log.DurablePos()
+	x.SetReplay(cow.ReplayPoint{Segment: pos.Segment, Block: pos.Block, NextLSN: uint64(next)})
+	if err := x.Commit(true); err != nil {
+		return err
+	}
+	s.tree.Committed(uint64(next) - 1)
+	return nil
+}
+
+// redo applies one record of the log to the pages in memory. What belongs to a
+// layer that has been deleted since does not count.
+func (s *Store) redo(r segment.Record) error {
+	l := s.tree.Layer(r.Layer)
+	if l == nil || r.Count == 0 {
+		return nil
+	}
+	pin, err := s.tree.Pin(l, r.First, uint64(r.Count))
+	if err != nil {
+		return err
+	}
+	defer pin.Release()
+	if r.Kind == segment.Move && !holds(pin, r.First, r.Count, r.Old) {
+		s.o.Logger.Warn("replay: a relocation does not match the map; left out", zap.Uint64("layer", uint64(r.Layer)), zap.Uint64("block", uint64(r.First)))
+		return nil
+	}
+	c := newChange(l, r)
+	s.queue.add(c)
+	pin.Apply(c, r.Kind == segment.Move)
+	return nil
+}
+
+// holds reports whether count own entries from first on are at addr.
+func holds(pin *cow.Pin, first block.Index, count uint32, addr block.Addr) bool {
+	for i := range count {
+		e, own := pin.Entry(first + block.Index(i))
+		if !own || e.Addr != addr+block.Addr(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// newChange makes the change that a numbered record stands for.
+func newChange(l *cow.Layer, r segment.Record) *cow.Change {
+	c := &cow.Change{LSN: uint64(r.LSN), Layer: l, Run: cow.Run{First: r.First, Count: r.Count}}
+	if r.Kind != segment.Zero {
+		c.Run.Addr, c.Run.Sums = r.Addr, r.Sums
+	}
+	return c
+}

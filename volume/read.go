@@ -1,0 +1,227 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/cow"
+	"github.com/slackerd/slacker/segment"
+)
+
+// span is the aligned blocks around a range of bytes.
+type span struct {
+	first block.Index
+	count uint64
+	head  uint64 // bytes of the first block before the range
+}
+
+func spanOf(offBytes, lengthBytes uint64) span {
+	first := offBytes / block.Size
+	end := (offBytes + lengthBytes + block.Size - 1) / block.Size
+	return span{block.Index(first), end - first, offBytes % block.Size}
+}
+
+func aligned(offBytes, lengthBytes uint64) bool { return (offBytes|lengthBytes)%block.Size == 0 }
+
+var entryPool = sync.Pool{New: func() any { return new([]cow.Entry) }}
+
+// entries returns a scratch slice, to be put back into entryPool.
+func entries(n uint64) *[]cow.Entry {
+	es := entryPool.Get().(*[]cow.Entry)
+	if uint64(cap(*es)) < n {
+		*es = make([]cow.Entry, n)
+	}
+	*es = (*es)[:n]
+	return es
+}
+
+// ReadAt fills p or fails.
+func (d *Device) ReadAt(_ context.Context, p []byte, offBytes uint64) error {
+	if len(p) == 0 {
+		return nil
+	}
+	l, err := d.enter()
+	if err != nil {
+		return err
+	}
+	defer d.leave()
+	if aligned(offBytes, uint64(len(p))) {
+		return d.s.readBlocks(l, block.Index(offBytes/block.Size), p)
+	}
+	sp := spanOf(offBytes, uint64(len(p)))
+	buf := make([]byte, sp.count*block.Size)
+	if err := d.s.readBlocks(l, sp.first, buf); err != nil {
+		return err
+	}
+	copy(p, buf[sp.head:])
+	return nil
+}
+
+// ReadNow reads if neither the map nor the data has to be waited for.
+func (d *Device) ReadNow(p []byte, offBytes uint64) (bool, error) {
+	if len(p) == 0 || !aligned(offBytes, uint64(len(p))) {
+		return false, nil
+	}
+	l, err := d.enter()
+	if err != nil {
+		return false, err
+	}
+	defer d.leave()
+	first := block.Index(offBytes / block.Size)
+	es := entries(uint64(len(p)) / block.Size)
+	defer entryPool.Put(es)
+	if !d.s.tree.LookupCached(l, first, *es) {
+		return false, nil
+	}
+	for i := 0; i < len(*es); {
+		n := runLength((*es)[i:])
+		part := p[i*block.Size : (i+n)*block.Size]
+		if e := (*es)[i]; e.IsData() {
+			ok, err := d.s.log.ReadNow(e.Addr, part)
+			if err != nil || !ok || d.s.verify((*es)[i:i+n], first+block.Index(i), part) >= 0 {
+				return false, nil // ReadAt looks into it
+			}
+		} else {
+			clear(part)
+		}
+		i += n
+	}
+	return true, nil
+}
+
+// runLength is how many of the entries, at least one, are of one kind and
+// follow on one another.
+func runLength(es []cow.Entry) int {
+	data := es[0].IsData()
+	for i := 1; i < len(es); i++ {
+		if es[i].IsData() != data || data && (es[i].Addr != es[0].Addr+block.Addr(i) || es[i].Addr.Segment() != es[0].Addr.Segment()) {
+			return i
+		}
+	}
+	return len(es)
+}
+
+// verify returns the first block whose checksum does not match, or -1.
+func (s *Store) verify(es []cow.Entry, first block.Index, p []byte) int {
+	for i := range es {
+		if block.Checksum(first+block.Index(i), p[i*block.Size:(i+1)*block.Size]) != es[i].Sum {
+			return i
+		}
+	}
+	return -1
+}
+
+// readBlocks fills p with the blocks of l from first on, verified. The gate is
+// held.
+func (s *Store) readBlocks(l *cow.Layer, first block.Index, p []byte) error {
+	es := entries(uint64(len(p)) / block.Size)
+	defer entryPool.Put(es)
+	if err := s.tree.Lookup(l, first, *es); err != nil {
+		return err
+	}
+	for i := 0; i < len(*es); {
+		n := runLength((*es)[i:])
+		part := p[i*block.Size : (i+n)*block.Size]
+		if err := s.readRun(l, first+block.Index(i), (*es)[i:i+n], part); err != nil {
+			return err
+		}
+		i += n
+	}
+	return nil
+}
+
+// readRun reads one run. When its bytes are not there any more, or not the
+// right ones, the cleaner may have moved them since the page was cached: then
+// the map is asked again, once.
+func (s *Store) readRun(l *cow.Layer, first block.Index, es []cow.Entry, p []byte) error {
+	if !es[0].IsData() {
+		clear(p)
+		return nil
+	}
+	err := s.readData(es, first, p)
+	if err == nil || !errors.Is(err, segment.ErrGone) && !block.Is(err, block.Corrupt) {
+		return err
+	}
+	s.tree.Forget(l, first, uint64(len(es)))
+	fresh := make([]cow.Entry, len(es))
+	if err := s.tree.Lookup(l, first, fresh); err != nil {
+		return err
+	}
+	for i, e := range fresh {
+		part := p[i*block.Size : (i+1)*block.Size]
+		if !e.IsData() {
+			clear(part)
+			continue
+		}
+		if err := s.readData(fresh[i:i+1], first+block.Index(i), part); err != nil {
+			return block.Wrap(block.IO, err, "read")
+		}
+	}
+	return nil
+}
+
+func (s *Store) readData(es []cow.Entry, first block.Index, p []byte) error {
+	if err := s.log.ReadAt(es[0].Addr, p); err != nil {
+		return err
+	}
+	if bad := s.verify(es, first, p); bad >= 0 {
+		return block.Errorf(block.Corrupt, "block %d at %v: checksum mismatch: want %08x, got %08x", uint64(first)+uint64(bad), es[bad].Addr,
+			es[bad].Sum, block.Checksum(first+block.Index(bad), p[bad*block.Size:(bad+1)*block.Size]))
+	}
+	return nil
+}
+
+// Cache reads the range so that it is at hand.
+func (d *Device) Cache(ctx context.Context, offBytes, lengthBytes uint64) error {
+	buf := make([]byte, min(lengthBytes, 1<<20))
+	for lengthBytes > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := min(lengthBytes, uint64(len(buf)))
+		if err := d.ReadAt(ctx, buf[:n], offBytes); err != nil {
+			return err
+		}
+		offBytes, lengthBytes = offBytes+n, lengthBytes-n
+	}
+	return nil
+}
+
+// Extents appends the allocation of the range, at most maxExtents runs.
+func (d *Device) Extents(ctx context.Context, dst []Extent, offBytes, lengthBytes uint64, maxExtents int) ([]Extent, error) {
+	l, err := d.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer d.leave()
+	sp := spanOf(offBytes, lengthBytes)
+	at, end := offBytes, offBytes+lengthBytes
+	base := len(dst)
+	es := entries(cow.PageBlocks)
+	defer entryPool.Put(es)
+	for i := sp.first; at < end; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		n := min(cow.PageBlocks-uint64(i)%cow.PageBlocks, uint64(sp.first)+sp.count-uint64(i))
+		if err := d.s.tree.Lookup(l, i, (*es)[:n]); err != nil {
+			return nil, err
+		}
+		for k := uint64(0); k < n; k++ {
+			stop := min(end, uint64(i)*block.Size+(k+1)*block.Size)
+			hole := !(*es)[k].IsData()
+			if m := len(dst); m > base && dst[m-1].Hole == hole {
+				dst[m-1].LengthBytes += stop - at
+			} else if m-base == maxExtents {
+				return dst, nil
+			} else {
+				dst = append(dst, Extent{LengthBytes: stop - at, Hole: hole, Zero: hole})
+			}
+			at = stop
+		}
+		i += block.Index(n)
+	}
+	return dst, nil
+}

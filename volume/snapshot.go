@@ -1,0 +1,168 @@
+package volume
+
+import (
+	"context"
+	"sort"
+
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/cow"
+)
+
+// Snapshot makes a snapshot of everything that was answered before the call;
+// of writes in progress it holds all or nothing of each aligned block.
+func (s *Store) Snapshot(ctx context.Context, volume, snapshot string) (SnapshotInfo, error) {
+	if _, _, err := block.SplitSnapshot(volume + "@" + snapshot); err != nil {
+		return SnapshotInfo{}, err
+	}
+	// Most of what has to become durable does so before writers are held up.
+	if err := s.log.Sync(ctx); err != nil {
+		return SnapshotInfo{}, err
+	}
+	x, err := s.begin()
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	defer s.mu.Unlock()
+	v, err := s.findVolume(volume)
+	if err == nil && v.snaps[snapshot] != nil {
+		err = block.Errorf(block.Exists, "snapshot %s@%s exists already", volume, snapshot)
+	}
+	if err != nil {
+		x.Discard()
+		return SnapshotInfo{}, err
+	}
+	return s.seal(ctx, x, v, snapshot)
+}
+
+// seal commits the transaction with the volume's head as a snapshot and a new
+// head on it.
+func (s *Store) seal(ctx context.Context, x *cow.Tx, v *vol, snapshot string) (SnapshotInfo, error) {
+	v.gate.Lock()
+	defer v.gate.Unlock()
+	if err := s.log.Sync(ctx); err != nil {
+		x.Discard()
+		return SnapshotInfo{}, err
+	}
+	sealed := v.head.Load()
+	head := s.newHead(x, sealed)
+	sn := &snap{layer: sealed, devices: map[*Device]struct{}{}, rec: cow.SnapshotRecord{Volume: v.id, Name: snapshot,
+		SizeBytes: v.size.Load(), Created: s.o.Now(), Layer: sealed.ID}}
+	r := v.rec
+	r.Head = head.ID
+	x.PutSnapshot(&sn.rec)
+	x.PutVolume(&r)
+	if err := s.commit(x); err != nil {
+		s.tree.Drop(head)
+		return SnapshotInfo{}, err
+	}
+	v.rec = r
+	v.head.Store(head) // the sealed layer's name passes from the volume to the snapshot
+	v.snaps[snapshot] = sn
+	return s.snapInfo(v, sn), nil
+}
+
+// Snapshots returns the snapshots of a volume, or of all when it is empty, by
+// volume and age.
+func (s *Store) Snapshots(_ context.Context, volume string) ([]SnapshotInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	vs := s.byName
+	if volume != "" {
+		v, err := s.findVolume(volume)
+		if err != nil {
+			return nil, err
+		}
+		vs = map[string]*vol{volume: v}
+	}
+	infos := []SnapshotInfo{}
+	for _, v := range vs {
+		for _, sn := range v.snaps {
+			infos = append(infos, s.snapInfo(v, sn))
+		}
+	}
+	sort.Slice(infos, func(i, j int) bool {
+		a, b := &infos[i], &infos[j]
+		if a.Volume != b.Volume {
+			return a.Volume < b.Volume
+		}
+		if !a.Created.Equal(b.Created) {
+			return a.Created.Before(b.Created)
+		}
+		return a.Name < b.Name
+	})
+	return infos, nil
+}
+
+// GetSnapshot describes one snapshot.
+func (s *Store) GetSnapshot(_ context.Context, volume, snapshot string) (SnapshotInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, sn, err := s.find(volume + "@" + snapshot)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	return s.snapInfo(v, sn), nil
+}
+
+// DeleteSnapshot removes a snapshot at once; what only it held comes back in
+// the background. Clones of it are not touched.
+func (s *Store) DeleteSnapshot(_ context.Context, volume, snapshot string) error {
+	x, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer s.mu.Unlock()
+	target := volume + "@" + snapshot
+	v, sn, err := s.find(target)
+	if err == nil {
+		err = s.unused("delete snapshot "+target, v, sn)
+	}
+	if err != nil {
+		x.Discard()
+		return err
+	}
+	x.DeleteSnapshot(v.id, snapshot)
+	if err := s.commit(x); err != nil {
+		return err
+	}
+	delete(v.snaps, snapshot)
+	s.tree.Name(sn.layer, -1)
+	s.o.OnGarbage()
+	return nil
+}
+
+// Rollback makes a volume what one of its snapshots is. What was written since
+// is dropped; later snapshots stay. The volume must not be in use.
+func (s *Store) Rollback(_ context.Context, volume, snapshot string) (Info, error) {
+	x, err := s.begin()
+	if err != nil {
+		return Info{}, err
+	}
+	defer s.mu.Unlock()
+	target := volume + "@" + snapshot
+	v, sn, err := s.find(target)
+	if err == nil {
+		err = s.unused("roll back to "+target, v, nil)
+	}
+	if err != nil {
+		x.Discard()
+		return Info{}, err
+	}
+	v.gate.Lock()
+	defer v.gate.Unlock()
+	old := v.head.Load()
+	head := s.newHead(x, sn.layer)
+	r := v.rec
+	r.Head, r.Origin, r.SizeBytes = head.ID, target, sn.rec.SizeBytes
+	x.PutVolume(&r)
+	if err := s.commit(x); err != nil {
+		s.tree.Drop(head)
+		return Info{}, err
+	}
+	v.rec = r
+	v.head.Store(head)
+	v.size.Store(r.SizeBytes)
+	s.tree.Name(old, -1)
+	s.o.OnGarbage()
+	return s.info(v), nil
+}

@@ -1,0 +1,331 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/cow"
+	"github.com/slackerd/slacker/segment"
+	"go.uber.org/zap"
+)
+
+// Defaults of Options.
+const (
+	DefaultSegmentBytes  = 128 << 20
+	DefaultMapCacheBytes = 128 << 20
+	DefaultPageBytes     = 256 << 20
+	// DefaultCommitInterval is how long a change may stay out of the map, and
+	// an unflushed write out of the log's durable part, at the most.
+	DefaultCommitInterval = 2 * time.Second
+	// importIdle is how long an import may have no connection before it is
+	// taken for abandoned.
+	importIdle = 10 * time.Minute
+)
+
+// Options configure a Store. Zero values mean the defaults.
+type Options struct {
+	Dir string
+	// FS is where the store lives; nil is the real file system.
+	FS     vfs.FS
+	Logger *zap.Logger
+	// SegmentBytes is the size of a segment file.
+	SegmentBytes int64
+	// MapCacheBytes bounds the cache of the extent map's files, PageCacheBytes
+	// that of its pages in use.
+	MapCacheBytes, PageCacheBytes int64
+	// CommitInterval bounds how long changes wait to enter the map.
+	CommitInterval time.Duration
+	// MustExist refuses to make a new store.
+	MustExist bool
+	// OnGarbage, when set, is told that there may be something to collect.
+	OnGarbage func()
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+func (o *Options) setDefaults() error {
+	if o.Dir == "" {
+		return block.Errorf(block.Invalid, "open store: no directory was named")
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = DefaultSegmentBytes
+	}
+	if o.MapCacheBytes == 0 {
+		o.MapCacheBytes = DefaultMapCacheBytes
+	}
+	if o.PageCacheBytes == 0 {
+		o.PageCacheBytes = DefaultPageBytes
+	}
+	if o.CommitInterval == 0 {
+		o.CommitInterval = DefaultCommitInterval
+	}
+	if o.OnGarbage == nil {
+		o.OnGarbage = func() {}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return nil
+}
+
+// Store is an open store. Its methods may run concurrently.
+type Store struct {
+	o    Options
+	lock io.Closer
+	db   *cow.DB
+	tree *cow.Tree
+	log  *segment.Log
+
+	mu          sync.Mutex // the catalog: everything below but what says otherwise
+	closed      bool
+	nextID      uint64
+	volumes     map[block.VolumeID]*vol
+	byName      map[string]*vol
+	imports     map[string]*vol
+	attachments map[string]*attachment
+
+	queue   queue
+	commits sync.Mutex // one commit of changes at a time
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+	fault   atomic.Pointer[error]
+	conns   atomic.Int64
+}
+
+// vol is a volume in memory.
+type vol struct {
+	id block.VolumeID
+
+	// gate is held for reading by every read and change, for writing to
+	// exchange what they rely on: head, size, fences.
+	gate sync.RWMutex
+	head atomic.Pointer[cow.Layer]
+	size atomic.Uint64 // bytes
+
+	// Under Store.mu.
+	rec     cow.VolumeRecord
+	snaps   map[string]*snap
+	devices map[*Device]struct{}
+	idle    time.Time // when the last device of an import went
+}
+
+// snap is a snapshot in memory. Under Store.mu.
+type snap struct {
+	rec     cow.SnapshotRecord
+	layer   *cow.Layer
+	devices map[*Device]struct{}
+}
+
+// attachment is an attachment in memory. Under Store.mu.
+type attachment struct {
+	rec   cow.AttachmentRecord
+	v     *vol
+	slots map[uint32]*Device
+}
+
+// Open opens the store in o.Dir, making it when there is none, and replays the
+// log. Another process that has it open is an error of kind Busy.
+func Open(o Options) (*Store, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	if err := o.FS.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, block.Errorf(block.IO, "open store: make %s: %w", o.Dir, err)
+	}
+	s := &Store{o: o, volumes: map[block.VolumeID]*vol{}, byName: map[string]*vol{},
+		imports: map[string]*vol{}, attachments: map[string]*attachment{}}
+	s.queue.init()
+	if err := s.open(); err != nil {
+		return nil, errors.Join(err, s.closeFiles())
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.done.Add(1)
+	go s.committer(ctx)
+	return s, nil
+}
+
+func (s *Store) open() error {
+	if err := s.takeLock(); err != nil {
+		return err
+	}
+	var err error
+	s.db, err = cow.Open(cow.Options{FS: s.o.FS, Dir: s.o.FS.PathJoin(s.o.Dir, "map"), CacheBytes: s.o.MapCacheBytes,
+		MustExist: s.o.MustExist, Logger: s.o.Logger, OnFault: s.fail})
+	if err != nil {
+		return err
+	}
+	catalog, err := s.db.LoadCatalog(context.Background())
+	if err != nil {
+		return err
+	}
+	if s.tree, err = cow.NewTree(s.db, catalog, s.o.PageCacheBytes); err != nil {
+		return err
+	}
+	if err := s.link(catalog); err != nil {
+		return err
+	}
+	s.log, err = segment.Open(segment.Options{FS: s.o.FS, Dir: s.o.FS.PathJoin(s.o.Dir, "segments"), StoreID: s.db.StoreID(),
+		SegmentBytes: s.o.SegmentBytes, Logger: s.o.Logger, OnFault: s.fail})
+	if err != nil {
+		return err
+	}
+	return s.replay(context.Background(), catalog.Replay)
+}
+
+// takeLock makes sure that no other process has the store open. The holder's
+// process number is beside the lock, for the message.
+func (s *Store) takeLock() error {
+	name, pidName := s.o.FS.PathJoin(s.o.Dir, "LOCK"), s.o.FS.PathJoin(s.o.Dir, "PID")
+	lock, err := s.o.FS.Lock(name)
+	if err != nil {
+		if errors.Is(err, os.ErrPermission) {
+			return block.Errorf(block.Permission, "open store: lock %s: %w", name, err)
+		}
+		holder := "another process"
+		if pid := strings.TrimSpace(readSmall(s.o.FS, pidName)); pid != "" {
+			holder = "process " + pid
+		}
+		return block.Errorf(block.Busy, "open store: %s is in use by %s", s.o.Dir, holder)
+	}
+	s.lock = lock
+	f, err := s.o.FS.Create(pidName, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return block.Errorf(block.IO, "open store: write %s: %w", pidName, err)
+	}
+	_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+	return block.Wrap(block.IO, errors.Join(err, f.Close()), "open store: write "+pidName)
+}
+
+func readSmall(fs vfs.FS, name string) string {
+	f, err := fs.Open(name)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, 64))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// link builds the catalog in memory.
+func (s *Store) link(c *cow.Catalog) error {
+	s.nextID = c.NextID
+	for _, r := range c.Volumes {
+		head := s.tree.Layer(r.Head)
+		if head == nil || head.ID != r.Head {
+			return block.Errorf(block.Corrupt, "catalog: volume %d (%s) has head layer %d, which does not exist", r.ID, r.Name, r.Head)
+		}
+		s.tree.Name(head, 1)
+		s.addVolume(r, head)
+	}
+	for _, r := range c.Snapshots {
+		v, layer := s.volumes[r.Volume], s.tree.Layer(r.Layer)
+		if v == nil || layer == nil || layer.ID != r.Layer {
+			return block.Errorf(block.Corrupt, "catalog: snapshot %s of volume %d has layer %d, one of which does not exist", r.Name, r.Volume, r.Layer)
+		}
+		s.tree.Name(layer, 1)
+		v.snaps[r.Name] = &snap{rec: r, layer: layer, devices: map[*Device]struct{}{}}
+	}
+	for _, r := range c.Attachments {
+		v := s.volumes[r.Volume]
+		if v == nil {
+			return block.Errorf(block.Corrupt, "catalog: attachment %s is of volume %d, which does not exist", r.ID, r.Volume)
+		}
+		s.attachments[r.ID] = &attachment{rec: r, v: v, slots: map[uint32]*Device{}}
+	}
+	return nil
+}
+
+func (s *Store) addVolume(r cow.VolumeRecord, head *cow.Layer) *vol {
+	v := &vol{id: r.ID, rec: r, snaps: map[string]*snap{}, devices: map[*Device]struct{}{}, idle: s.o.Now()}
+	v.head.Store(head)
+	v.size.Store(r.SizeBytes)
+	s.volumes[r.ID] = v
+	if r.Import != "" {
+		s.imports[r.Import] = v
+	} else {
+		s.byName[r.Name] = v
+	}
+	return v
+}
+
+// dropVolume undoes addVolume.
+func (s *Store) dropVolume(v *vol) {
+	delete(s.volumes, v.id)
+	if v.rec.Import != "" {
+		delete(s.imports, v.rec.Import)
+	} else {
+		delete(s.byName, v.rec.Name)
+	}
+}
+
+// fail fences the store: nothing is acknowledged from now on (V6).
+func (s *Store) fail(err error) {
+	if s.fault.CompareAndSwap(nil, &err) {
+		s.o.Logger.Error("the store takes no more writes: restart it after mending the cause", zap.Error(err))
+	}
+}
+
+// Fault returns why the store is fenced, or nil.
+func (s *Store) Fault() error {
+	if p := s.fault.Load(); p != nil {
+		return block.Errorf(block.IO, "the store is fenced after a failure: %w", *p)
+	}
+	return nil
+}
+
+// Tree and Log are for the garbage collector and the checker.
+func (s *Store) Tree() *cow.Tree { return s.tree }
+
+// Log is the store's log.
+func (s *Store) Log() *segment.Log { return s.log }
+
+// Close commits what was written, and closes the store. Devices must be closed.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.stop()
+	s.done.Wait()
+	var err error
+	if s.Fault() == nil {
+		err = s.Flush(context.Background())
+	}
+	return errors.Join(err, s.closeFiles())
+}
+
+func (s *Store) closeFiles() error {
+	var errs []error
+	if s.log != nil {
+		errs = append(errs, s.log.Close())
+	}
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}
