@@ -62,12 +62,17 @@ func Dial(ctx context.Context, addr, export string, opts Options) (*Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{conn: nc, info: info, addr: a, pending: map[uint64]*call{}, dead: make(chan struct{}), done: make(chan struct{})}
+	return newConn(nc, a, info, opts.StallTimeout), nil
+}
+
+// newConn starts a connection that has been negotiated.
+func newConn(nc net.Conn, addr Addr, info Info, stall time.Duration) *Conn {
+	c := &Conn{conn: nc, info: info, addr: addr, pending: map[uint64]*call{}, dead: make(chan struct{}), done: make(chan struct{})}
 	go c.receive(bufio.NewReaderSize(nc, readBufferBytes))
-	if opts.StallTimeout > 0 {
-		go c.watch(opts.StallTimeout)
+	if stall > 0 {
+		go c.watch(stall)
 	}
-	return c, nil
+	return c
 }
 
 // DialKernel connects to the server at addr and opens export with simple
