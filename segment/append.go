@@ -172,7 +172,7 @@ func (l *Log) closeChunk() {
 	}
 	l.open = nil
 	l.seal(c, 0)
-	if l.cursor > l.segBlocks/2 && l.prepared == nil {
+	if l.cursor > l.segBlocks/2 && l.prepared == nil && !l.full {
 		wake(l.wakeP)
 	}
 }

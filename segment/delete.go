@@ -46,6 +46,9 @@ func (l *Log) unlink(s *segFile) error {
 		return err
 	}
 	l.segs.Delete(s.id)
+	l.mu.Lock()
+	l.full = false
+	l.mu.Unlock()
 	if err := l.syncDir(); err != nil {
 		return l.fail(err, "sync "+l.o.Dir)
 	}

@@ -17,7 +17,8 @@
 //
 //  1. Records become durable in order of LSN: a crash leaves a prefix, and it
 //     holds everything that a Sync which returned nil was asked for.
-//  2. A durable LSN is never used again for another record, nor a segment id.
+//  2. A durable LSN is never used again for another record, nor the id of a
+//     segment that held one.
 //  3. A record dropped by a recovery never comes back: appending goes on in a
 //     new segment, whose header names the place where the log was cut, and that
 //     claim beats whatever is at the place.
@@ -67,7 +68,8 @@
 //	56  4  number of this block in the segment
 //	60  4  entries; 0 exactly in an end marker
 //	64  4  payload blocks, at most 256
-//	68  4  checksum of the header before it (of block 0 for the first chunk)
+//	68  4  checksum of the header before it (of block 0 for the first chunk);
+//	       not looked at in an end marker, which recovery may have to write late
 //	72  4  where the entries end, 96 to 4092
 //	76 20  zero
 //	96 ..  entries, then zeros

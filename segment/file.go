@@ -45,6 +45,7 @@ type segFile struct {
 	bytes   int64
 	crc     uint32        // checksum of block 0
 	written atomic.Uint32 // blocks that can be read from the file
+	end     atomic.Uint32 // where its successor says it ends, or 0
 	payload atomic.Uint32
 
 	// io is held shared by users of the file, exclusively by whoever closes or
@@ -57,8 +58,9 @@ type segFile struct {
 	file   atomic.Pointer[vfs.File]
 }
 
-// acquire returns the open file and keeps it open until release.
-func (s *segFile) acquire(fs vfs.FS, write bool) (vfs.File, error) {
+// acquire returns the open file and keeps it open until release. Files are open
+// for writing too, since the log may have to end one that it found.
+func (l *Log) acquire(s *segFile) (vfs.File, error) {
 	s.io.RLock()
 	if s.gone || s.shut {
 		defer s.io.RUnlock()
@@ -70,7 +72,7 @@ func (s *segFile) acquire(fs vfs.FS, write bool) (vfs.File, error) {
 	if f := s.file.Load(); f != nil {
 		return *f, nil
 	}
-	f, err := s.openFile(fs, write)
+	f, err := s.openFile(l.o.FS, !l.o.ReadOnly)
 	if err != nil {
 		s.io.RUnlock()
 		return nil, err
@@ -149,15 +151,28 @@ func (l *Log) list() error {
 		l.segs.Store(id, s)
 		l.maxID = max(l.maxID, id)
 	}
+	l.findEnds()
+	return nil
+}
+
+// findEnds notes what successors say about their predecessors; the newest is
+// right, since the others were cut off by a recovery.
+func (l *Log) findEnds() {
+	newest := make(map[block.SegmentID]*segFile)
 	l.segs.Range(func(_, v any) bool {
 		if s := v.(*segFile); s.valid {
-			if p := l.segment(s.header.prev.Segment); p != nil {
-				p.payload.Store(s.header.prevPayload)
+			if o := newest[s.header.prev.Segment]; o == nil || o.id < s.id {
+				newest[s.header.prev.Segment] = s
 			}
 		}
 		return true
 	})
-	return nil
+	for id, s := range newest {
+		if p := l.segment(id); p != nil {
+			p.payload.Store(s.header.prevPayload)
+			p.end.Store(s.header.prev.Block)
+		}
+	}
 }
 
 // readHeader reads block 0 of a listed segment. A header that does not

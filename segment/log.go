@@ -39,6 +39,8 @@ type Options struct {
 	// OnFault is called once, from the goroutine that met it, without locks
 	// held, when the log fences itself.
 	OnFault func(error)
+
+	zeroAhead zeroMode // for tests
 }
 
 func (o *Options) check() error {
@@ -96,6 +98,7 @@ type Log struct {
 
 	prepared  *segFile // next segment: created, allocated, nothing in it
 	preparing bool
+	full      bool // the last attempt to prepare one found no space
 
 	fault   atomic.Pointer[error]
 	wakeW   chan struct{}
@@ -218,14 +221,16 @@ func (l *Log) usable() error {
 	return nil
 }
 
-// Close makes everything durable and closes the files. Readers get ErrClosed
-// kinds of errors from then on.
+// Close makes everything durable and closes the files. It returns the fault
+// of a fenced log. Reads are refused as Unavailable from then on.
 func (l *Log) Close() error {
 	var err error
 	l.mu.Lock()
 	usable := l.usable() == nil
 	l.mu.Unlock()
-	if usable {
+	if !usable {
+		err = l.Fault()
+	} else {
 		err = l.sync(context.Background(), true)
 	}
 	l.mu.Lock()

@@ -31,7 +31,7 @@ func (l *Log) ReadAt(addr block.Addr, p []byte) error {
 	if fromFile == 0 {
 		return nil
 	}
-	f, err := s.acquire(l.o.FS, false)
+	f, err := l.acquire(s)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (l *Log) ReadNow(addr block.Addr, p []byte) (bool, error) {
 		}
 		p = p[:int(fromFile)*block.Size]
 	}
-	f, err := s.acquire(l.o.FS, false)
+	f, err := l.acquire(s)
 	if err != nil {
 		return false, err
 	}

@@ -96,6 +96,9 @@ func (r *replayer) run(ctx context.Context) error {
 			if s.header.first != r.next {
 				return block.Errorf(block.Corrupt, "replay: segment %d goes on from %s with record %d: want %d", s.id, r.pos, s.header.first, r.next)
 			}
+			if err := r.markEnd(); err != nil {
+				return err
+			}
 			r.enter(s)
 			continue
 		}
@@ -229,7 +232,7 @@ func (r *replayer) checkCut(cause error) error {
 // finish makes what was replayed durable and forgets unused files.
 func (r *replayer) finish() error {
 	for _, s := range r.visited {
-		f, err := s.acquire(r.l.o.FS, true)
+		f, err := r.l.acquire(s)
 		if err == nil {
 			err = f.Sync()
 			s.release()
@@ -241,17 +244,48 @@ func (r *replayer) finish() error {
 	if err := r.l.syncDir(); err != nil {
 		return r.l.fail(err, "sync "+r.l.o.Dir)
 	}
-	var err error
-	r.l.segs.Range(func(k, v any) bool {
+	return r.dropRest()
+}
+
+// dropRest deletes the files after the end of the log: prepared ones that were
+// never begun, and begun ones whose records a crash cut off. checkCut has seen
+// that nothing in them was durable. A file whose header is damaged stays, for
+// somebody to look at.
+func (r *replayer) dropRest() (err error) {
+	r.l.segs.Range(func(_, v any) bool {
 		s := v.(*segFile)
-		if s.id > r.pos.Segment && s.blank {
-			// Prepared or just begun when the server went down.
-			r.l.segs.Delete(k)
-			err = s.remove(r.l.o.FS)
+		if s.id > r.pos.Segment && (s.blank || s.valid) {
+			r.l.o.Logger.Info("dropping unused segment", zap.Uint64("segment", uint64(s.id)), zap.Bool("begun", s.valid))
+			err = r.l.unlink(s)
 		}
 		return err == nil
 	})
+	r.l.findEnds()
 	return err
+}
+
+// markEnd writes the end marker at r.pos when a crash lost it though the
+// segment after it survived. finish makes it durable.
+func (r *replayer) markEnd() error {
+	h, _, _, err := r.l.readChunkHeader(r.seg, r.pos.Block, r.buf[:block.Size])
+	if err == nil && h.flags&flagEnd != 0 && h.first == r.next || r.l.o.ReadOnly {
+		return nil
+	}
+	if err != nil && !block.Is(err, block.Corrupt) {
+		return err
+	}
+	b := make([]byte, block.Size)
+	mark := chunkHeader{store: r.l.o.StoreID, segment: r.seg.id, pos: r.pos.Block, flags: flagEnd, first: r.next, bytes: chunkFixedBytes}
+	mark.seal(b)
+	f, err := r.l.acquire(r.seg)
+	if err != nil {
+		return err
+	}
+	defer r.seg.release()
+	if _, err := f.WriteAt(b, int64(r.pos.Block)*block.Size); err != nil {
+		return r.l.fail(err, fmt.Sprintf("end segment %d", r.seg.id))
+	}
+	return nil
 }
 
 // readFile reads whole blocks; a file that is too short is Corrupt.
@@ -259,7 +293,7 @@ func (l *Log) readFile(s *segFile, at uint32, p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	f, err := s.acquire(l.o.FS, !l.o.ReadOnly)
+	f, err := l.acquire(s)
 	if err != nil {
 		return err
 	}
@@ -287,7 +321,7 @@ func (l *Log) readChunkHeader(s *segFile, pos uint32, buf []byte) (chunkHeader, 
 // eachHeader calls fn for every block from start on that is a valid chunk
 // header of its place, whether it belongs to the log or not.
 func (l *Log) eachHeader(s *segFile, start uint32, buf []byte, fn func(pos uint32, h chunkHeader) error) error {
-	f, err := s.acquire(l.o.FS, !l.o.ReadOnly)
+	f, err := l.acquire(s)
 	if err != nil {
 		return err
 	}
@@ -323,8 +357,10 @@ func (l *Log) Scan(ctx context.Context, id block.SegmentID, fn func(Record) erro
 	}
 	l.mu.Lock()
 	valid, crc, limit := s.valid, s.crc, s.written.Load()
-	if s == l.tail && l.cut {
+	if end := s.end.Load(); s == l.tail && l.cut {
 		limit = l.cursor
+	} else if end != 0 {
+		limit = min(limit, end)
 	}
 	l.mu.Unlock()
 	if !valid {
@@ -339,10 +375,11 @@ func (l *Log) Scan(ctx context.Context, id block.SegmentID, fn func(Record) erro
 		if err != nil {
 			return err
 		}
-		if h.prevCRC != crc || h.first != first {
+		end := h.flags&flagEnd != 0
+		if h.first != first || !end && h.prevCRC != crc {
 			return block.Errorf(block.Corrupt, "scan segment %d: chunk at block %d does not follow the one before", id, pos)
 		}
-		if h.flags&flagEnd != 0 {
+		if end {
 			return nil
 		}
 		for _, rec := range recs {

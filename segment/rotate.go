@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/slackerd/slacker/block"
 )
 
@@ -54,6 +56,7 @@ func (l *Log) rotate() error {
 func (l *Log) activate() {
 	h := segmentHeader{store: l.o.StoreID, id: l.prepared.id, created: time.Now(), first: l.next, durable: l.durable}
 	if l.tail != nil {
+		l.tail.end.Store(l.cursor)
 		h.prev, h.prevPayload = Pos{l.tail.id, l.cursor}, l.tail.payload.Load()
 		l.seal(&chunk{seg: l.tail, pos: l.cursor, off: chunkFixedBytes, first: l.next, buf: make([]byte, block.Size)}, flagEnd)
 	}
@@ -81,7 +84,7 @@ func (l *Log) prepare() error {
 	l.preparing = false
 	if err == nil {
 		l.maxID = id
-		l.prepared = s
+		l.prepared, l.full = s, false
 		l.segs.Store(id, s)
 	}
 	l.cond.Broadcast()
@@ -93,34 +96,31 @@ func (l *Log) prepare() error {
 func (l *Log) create(id block.SegmentID) (*segFile, error) {
 	s := &segFile{id: id, path: l.o.FS.PathJoin(l.o.Dir, segmentName(id)), bytes: l.o.SegmentBytes}
 	f, err := l.o.FS.Create(s.path, writeCategory)
-	if err != nil {
-		return nil, spaceError(err, fmt.Sprintf("create segment %d", id))
-	}
-	s.file.Store(&f)
-	if err := l.allocate(f); err != nil {
-		return nil, errors.Join(spaceError(err, fmt.Sprintf("allocate segment %d", id)), s.remove(l.o.FS))
-	}
-	if err := f.Sync(); err != nil {
-		if isNoSpace(err) {
-			return nil, errors.Join(spaceError(err, fmt.Sprintf("allocate segment %d", id)), s.remove(l.o.FS))
+	if err == nil {
+		s.file.Store(&f)
+		if err = l.allocate(f); err == nil {
+			err = f.Sync()
 		}
-		return nil, l.fail(err, fmt.Sprintf("sync new segment %d", id))
+		if err == nil {
+			err = l.syncDir()
+		}
 	}
-	if err := l.syncDir(); err != nil {
-		return nil, l.fail(err, fmt.Sprintf("sync %s", l.o.Dir))
+	if err == nil {
+		return s, nil
 	}
-	return s, nil
+	if f != nil {
+		if rmErr := s.remove(l.o.FS); rmErr != nil {
+			l.o.Logger.Warn("unfinished segment stays", zap.Error(rmErr))
+		}
+	}
+	if isNoSpace(err) {
+		return nil, block.Errorf(block.NoSpace, "make segment %d of %d bytes: %w", id, l.o.SegmentBytes, err)
+	}
+	return nil, l.fail(err, fmt.Sprintf("make segment %d", id))
 }
 
 func isNoSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
-
-func spaceError(err error, what string) error {
-	if isNoSpace(err) {
-		return block.Errorf(block.NoSpace, "%s: %w", what, err)
-	}
-	return block.Errorf(block.IO, "%s: %w", what, err)
 }
 
 // preparer makes the next segment while the present one is being filled.
@@ -136,7 +136,7 @@ func (l *Log) preparer() {
 		if l.usable() == nil && l.prepared == nil && !l.preparing {
 			// A full disk is met again, and reported, by the Append that needs
 			// the segment; until then there may be room.
-			_ = l.prepare()
+			l.full = l.prepare() != nil
 		}
 		l.mu.Unlock()
 	}

@@ -102,7 +102,7 @@ func (l *Log) writeOut(seq uint64) error {
 }
 
 func (l *Log) writeChunk(c *chunk) error {
-	f, err := c.seg.acquire(l.o.FS, true)
+	f, err := l.acquire(c.seg)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (l *Log) syncFiles() error {
 	l.dirty = nil
 	l.mu.Unlock()
 	for _, s := range files {
-		f, err := s.acquire(l.o.FS, true)
+		f, err := l.acquire(s)
 		if err == nil {
 			err = f.SyncData()
 			s.release()
