@@ -144,8 +144,8 @@ func Open(o Options) (*Store, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := o.FS.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, block.Errorf(block.IO, "open store: make %s: %w", o.Dir, err)
+	if err := makeDirs(o.FS, o.Dir, o.FS.PathJoin(o.Dir, "segments")); err != nil {
+		return nil, err
 	}
 	s := &Store{o: o, volumes: map[block.VolumeID]*vol{}, byName: map[string]*vol{},
 		imports: map[string]*vol{}, attachments: map[string]*attachment{}}
@@ -158,6 +158,33 @@ func Open(o Options) (*Store, error) {
 	s.done.Add(1)
 	go s.committer(ctx)
 	return s, nil
+}
+
+// makeDirs makes directories, each within the one before, that a crash cannot
+// take away again.
+func makeDirs(fs vfs.FS, dirs ...string) error {
+	for _, dir := range dirs {
+		err := fs.MkdirAll(dir, 0o700)
+		if err == nil {
+			err = syncDir(fs, fs.PathDir(dir))
+		}
+		if err != nil {
+			kind := block.IO
+			if errors.Is(err, os.ErrPermission) {
+				kind = block.Permission
+			}
+			return block.Errorf(kind, "open store: make %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+func syncDir(fs vfs.FS, dir string) error {
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func (s *Store) open() error {
