@@ -1,0 +1,375 @@
+package nbdserver_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/nbdserver"
+	"github.com/slackerd/slacker/nbdserver/nbdtest"
+)
+
+// failing returns a backend whose every call fails.
+func failing(err error) *nbdtest.Memory {
+	m := newVol()
+	m.Hook = func(context.Context, nbdtest.Call) error { return err }
+	return m
+}
+
+// gate is a hook that holds the calls of one operation until it is opened.
+type gate struct {
+	op      string
+	entered chan nbdtest.Call
+	open    chan struct{}
+}
+
+func newGate(m *nbdtest.Memory, op string) *gate {
+	g := &gate{op: op, entered: make(chan nbdtest.Call, 1000), open: make(chan struct{})}
+	m.Hook = func(ctx context.Context, c nbdtest.Call) error {
+		if c.Op != op {
+			return nil
+		}
+		g.entered <- c
+		select {
+		case <-g.open:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return g
+}
+
+func (g *gate) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case <-g.entered:
+	case <-time.After(testTimeout):
+		t.Fatalf("no %s reached the device", g.op)
+	}
+}
+
+// until polls a condition that another goroutine brings about.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(testTimeout); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s for: %s", testTimeout, what)
+		}
+		runtime.Gosched()
+	}
+}
+
+// TestOutOfOrder: while a FLUSH waits, later reads and writes are answered.
+func TestOutOfOrder(t *testing.T) {
+	m := newVol()
+	g := newGate(m, "Flush")
+	p := enter(t, start(t, m), false)
+	p.write(cat(commandBytes(0, cFlush, 1, 0, 0, nil), commandBytes(0, cRead, 2, 0, 4096, nil), commandBytes(0, cWrite, 3, 0, 4, []byte("data"))))
+	p.wantRead(2, 4096)
+	p.wantSimple(nbdserver.OK, 3)
+	g.wait(t)
+	close(g.open)
+	p.wantSimple(nbdserver.OK, 1)
+}
+
+// TestLoneThenMore: a slow command that came alone delays at most the command
+// after it, and only until it is done.
+func TestLoneThenMore(t *testing.T) {
+	m := newVol()
+	g := newGate(m, "Flush")
+	p := enter(t, start(t, m), false)
+	p.command(0, cFlush, 1, 0, 0, nil)
+	g.wait(t)
+	p.write(cat(commandBytes(0, cFlush, 2, 0, 0, nil), commandBytes(0, cRead, 3, 0, 4096, nil)))
+	close(g.open)
+	p.wantSimple(nbdserver.OK, 1)
+	for range 2 {
+		if _, cookie := p.simple(); cookie == 3 {
+			p.read(4096)
+		}
+	}
+}
+
+// TestFlood: more waiting commands than goroutines are all answered, and the
+// device sees no more at once than the limit.
+func TestFlood(t *testing.T) {
+	m := newVol()
+	var now, most atomic.Int32
+	m.Slow = func(uint64, int) bool { return true }
+	m.Hook = func(context.Context, nbdtest.Call) error {
+		n := now.Add(1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		runtime.Gosched()
+		now.Add(-1)
+		return nil
+	}
+	r := start(t, m, func(o *nbdserver.Options) { o.Limits.InFlightRequests = 4 })
+	p := enter(t, r, false)
+	const n = 2000
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range n {
+			if _, err := p.nc.Write(commandBytes(0, cRead, uint64(i), 0, 512, nil)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	seen := map[uint64]bool{}
+	for range n {
+		e, cookie := p.simple()
+		if e != nbdserver.OK || seen[cookie] {
+			t.Fatalf("cookie %d answered %s, seen before: %t", cookie, e, seen[cookie])
+		}
+		seen[cookie] = true
+		p.read(512)
+	}
+	wg.Wait()
+	if most.Load() > 4+1 { // the reading goroutine may run one itself
+		t.Errorf("%d commands ran at once, want at most 5", most.Load())
+	}
+}
+
+// TestUnreadReplies: a client that sends and never reads holds no more than its
+// limits, and is closed in the end.
+func TestUnreadReplies(t *testing.T) {
+	m := nbdtest.NewMemory("vol", nbdtest.DefaultInfo(64<<20))
+	r := start(t, m, func(o *nbdserver.Options) { o.Limits.Stall = 100 * time.Millisecond })
+	p := enter(t, r, false)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var err error
+	for err == nil {
+		_, err = p.nc.Write(commandBytes(0, cRead, 1, 0, 1<<20, nil))
+	}
+	runtime.ReadMemStats(&after)
+	if after.TotalAlloc-before.TotalAlloc > 64<<20 {
+		t.Errorf("the server allocated %d MiB for a client that does not read", (after.TotalAlloc-before.TotalAlloc)>>20)
+	}
+	until(t, "the device to be closed", func() bool { return m.OpenDevices() == 0 })
+}
+
+// TestStalledPayload: a WRITE whose payload does not come ends the connection.
+func TestStalledPayload(t *testing.T) {
+	for _, length := range []uint32{4096, 1 << 20, 40 << 20} {
+		r := start(t, newVol(), func(o *nbdserver.Options) { o.Limits.Stall = 50 * time.Millisecond })
+		p := enter(t, r, false)
+		p.command(0, cWrite, 1, 0, length, []byte("not all"))
+		p.wantClosed()
+	}
+}
+
+// TestIdle: a client may be silent for longer than the limit on stalls.
+func TestIdle(t *testing.T) {
+	r := start(t, newVol(), func(o *nbdserver.Options) {
+		o.Limits.Stall, o.Limits.Handshake = 20*time.Millisecond, 100*time.Millisecond
+	})
+	p := enter(t, r, false)
+	p.command(0, cWrite, 1, 0, 100, make([]byte, 99)) // all but one byte, the rest soon
+	p.write([]byte{0})
+	p.wantSimple(nbdserver.OK, 1)
+	timer := time.NewTimer(200 * time.Millisecond) // the silence itself is what is tested
+	<-timer.C
+	p.wantAlive(false)
+	p.command(0, cRead, 2, 0, 1<<20, nil)
+	p.wantRead(2, 1<<20)
+}
+
+// TestDisconnect: the backend replaces a connection while a command runs; it is
+// not answered, none is run after it, and the device is closed after the call.
+func TestDisconnect(t *testing.T) {
+	m := newVol()
+	g := newGate(m, "Flush")
+	m.Record()
+	p := enter(t, start(t, m), false)
+	p.write(cat(commandBytes(0, cFlush, 1, 0, 0, nil)))
+	g.wait(t)
+	m.Disconnect(block.Errorf(block.Fenced, "replaced"))
+	_, _ = p.nc.Write(commandBytes(0, cWrite, 2, 0, 4, []byte("late"))) // may find the socket closed
+	p.wantClosed()
+	until(t, "the device to be closed", func() bool { return m.OpenDevices() == 0 })
+	if calls := m.Calls(); len(calls) != 1 {
+		t.Errorf("calls are %+v, want the FLUSH alone", calls)
+	}
+}
+
+// TestDisconnectBuffered: commands that were received before disconnect but not
+// begun are not run.
+func TestDisconnectBuffered(t *testing.T) {
+	m := newVol()
+	m.Record()
+	m.Hook = func(_ context.Context, c nbdtest.Call) error {
+		if c.Op == "WriteAt" && c.OffBytes == 0 {
+			m.Disconnect(nil)
+		}
+		return nil
+	}
+	p := enter(t, start(t, m), false)
+	p.write(cat(commandBytes(0, cWrite, 1, 0, 4, []byte("once")), commandBytes(0, cWrite, 2, 4, 4, []byte("late")), commandBytes(0, cFlush, 3, 0, 0, nil)))
+	p.wantClosed()
+	if calls := m.Calls(); len(calls) != 1 {
+		t.Errorf("calls are %+v, want the first WRITE alone", calls)
+	}
+}
+
+// TestDisconnectIdle: a connection blocked in a read of the socket ends.
+func TestDisconnectIdle(t *testing.T) {
+	m := newVol()
+	p := enter(t, start(t, m), false)
+	m.Disconnect(errors.New("replaced"))
+	p.wantClosed()
+}
+
+// TestDisconnectUnread: a connection blocked in a write to the socket ends.
+func TestDisconnectUnread(t *testing.T) {
+	m := nbdtest.NewMemory("vol", nbdtest.DefaultInfo(64<<20))
+	m.Record()
+	p := enter(t, start(t, m), false)
+	p.command(0, cRead, 1, 0, 32<<20, nil)
+	until(t, "the read", func() bool { return len(m.Calls()) == 1 })
+	m.Disconnect(nil)
+	until(t, "the device to be closed", func() bool { return m.OpenDevices() == 0 })
+}
+
+// TestDiscFinishes: what was sent before DISC is answered before the close.
+func TestDiscFinishes(t *testing.T) {
+	m := newVol()
+	g := newGate(m, "Flush")
+	p := enter(t, start(t, m), false)
+	p.write(cat(commandBytes(0, cFlush, 1, 0, 0, nil), commandBytes(0, cRead, 2, 0, 16, nil), commandBytes(0, cDisc, 3, 0, 0, nil)))
+	g.wait(t)
+	close(g.open)
+	for range 2 {
+		if _, cookie := p.simple(); cookie == 2 {
+			p.read(16)
+		}
+	}
+	p.wantClosed()
+}
+
+// TestShutdown: commands in flight are answered, then the connection closes;
+// a negotiation gets ERR_SHUTDOWN.
+func TestShutdown(t *testing.T) {
+	m := newVol()
+	g := newGate(m, "Flush")
+	r := start(t, m)
+	busy, idle, young := enter(t, r, false), enter(t, r, false), hello(t, r)
+	young.option(oList, nil)
+	young.wantReply(oList, rServer)
+	young.wantReply(oList, rAck)
+	busy.write(cat(commandBytes(0, cFlush, 1, 0, 0, nil), commandBytes(0, cWrite, 2, 0, 4, []byte("data"))))
+	busy.wantSimple(nbdserver.OK, 2)
+	g.wait(t)
+	done := make(chan error, 1)
+	go func() { done <- r.Shutdown(t.Context()) }()
+	idle.wantClosed()
+	young.option(oGo, infoData("vol"))
+	young.wantReply(oGo, rShutdown)
+	young.wantClosed()
+	select {
+	case err := <-done:
+		t.Fatalf("Shutdown returned %v while a command was in flight", err)
+	default:
+	}
+	close(g.open)
+	busy.wantSimple(nbdserver.OK, 1)
+	busy.wantClosed()
+	_, _, _ = busy.nc.Close(), idle.nc.Close(), young.nc.Close()
+	if err := <-done; err != nil {
+		t.Errorf("Shutdown returned %v", err)
+	}
+}
+
+// TestShutdownDeadline: a call that does not end is canceled.
+func TestShutdownDeadline(t *testing.T) {
+	m := newVol()
+	g := newGate(m, "Flush")
+	r := start(t, m)
+	p := enter(t, r, false)
+	p.command(0, cFlush, 1, 0, 0, nil)
+	g.wait(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.Shutdown(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Shutdown returned %v", err)
+	}
+	p.wantClosed()
+}
+
+// TestFlushCovers: a FLUSH reaches the device only after every write that was
+// answered before it was sent has returned, also from another connection.
+func TestFlushCovers(t *testing.T) {
+	m := newVol()
+	var returned, answered atomic.Int64
+	m.Hook = func(_ context.Context, c nbdtest.Call) error {
+		switch {
+		case c.Op == "WriteAt":
+			returned.Add(1)
+		case c.Op == "Flush" && returned.Load() < answered.Load():
+			t.Error("FLUSH overtook a write that was answered")
+		}
+		return nil
+	}
+	r := start(t, m)
+	a, b := enter(t, r, false), enter(t, r, false)
+	for i := range uint64(200) {
+		flags := uint16(i % 2) // plain and FUA
+		a.command(flags, cWrite, i, i*512, 512, make([]byte, 512))
+		a.wantSimple(nbdserver.OK, i)
+		answered.Add(1)
+		b.command(0, cFlush, i, 0, 0, nil)
+		b.wantSimple(nbdserver.OK, i)
+	}
+}
+
+// counts implements Metrics.
+type counts struct {
+	opened, closed, refused atomic.Int64
+	mu                      sync.Mutex
+	done                    map[string]int
+}
+
+func (c *counts) ConnectionOpened()  { c.opened.Add(1) }
+func (c *counts) ConnectionClosed()  { c.closed.Add(1) }
+func (c *counts) ConnectionRefused() { c.refused.Add(1) }
+func (c *counts) CommandDone(cmd nbdserver.Command, n uint64, took time.Duration, e nbdserver.Errno) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if took < 0 || took > time.Minute {
+		c.done["bad latency"]++
+	}
+	c.done[cmd.String()+" "+e.String()]++
+}
+
+func TestMetrics(t *testing.T) {
+	c := &counts{done: map[string]int{}}
+	r := start(t, newVol(), func(o *nbdserver.Options) { o.Metrics = c })
+	p := enter(t, r, false)
+	p.wantAlive(false)
+	p.command(0, cWrite, 1, 0, 4, []byte("data"))
+	p.command(0, cFlush, 1, 0, 0, nil)
+	p.command(0, cWrite, 1, 1<<20, 4, []byte("data"))
+	p.command(0, 99, 1, 0, 0, nil)
+	for range 4 {
+		p.simple()
+	}
+	p.command(0, cDisc, 1, 0, 0, nil)
+	p.wantClosed()
+	_ = p.nc.Close()
+	until(t, "the connection to be closed", func() bool { return c.closed.Load() == 1 })
+	for _, k := range []string{"read ok", "write ok", "flush ok", "write ENOSPC", "unknown EINVAL"} {
+		if c.done[k] != 1 {
+			t.Errorf("%s counted %d times; all: %v", k, c.done[k], c.done)
+		}
+	}
+	if c.opened.Load() != 1 || len(c.done) != 5 {
+		t.Errorf("opened %d, counts %v", c.opened.Load(), c.done)
+	}
+}
