@@ -1,6 +1,8 @@
 package cow
 
 import (
+	"slices"
+
 	"github.com/slackerd/slacker/block"
 )
 
@@ -169,24 +171,65 @@ func (t *Tree) Lookup(l *Layer, first block.Index, dst []Entry) error {
 	return nil
 }
 
-// Forget drops the cached pages of blocks [first, first+count) of a layer and
-// its ancestors that hold no uncommitted change, so that the next Lookup reads
-// the store. For a reader that met an address which the cleaner has emptied.
-func (t *Tree) Forget(l *Layer, first block.Index, count uint64) {
+// Forget drops what is cached of blocks [first, first+count) of a layer and its
+// ancestors, but for changes that are not committed, so that the next Lookup
+// asks the store. It is for a reader that met an address which the cleaner has
+// emptied: a layer's own entries follow the cleaner, copies of them in the
+// pages of its descendants do not.
+func (t *Tree) Forget(l *Layer, first block.Index, count uint64) error {
+	var chain []*Layer
+	for a := l; a != nil; a = t.Parent(a) {
+		chain = append(chain, a)
+	}
 	for pageNo := uint32(first / PageBlocks); uint64(pageNo)*PageBlocks < uint64(first)+count; pageNo++ {
-		for a := l; a != nil; a = t.Parent(a) {
+		for _, a := range slices.Backward(chain) {
 			n := t.cache.peek(nodeKey{a.ID, pageNo})
 			if n == nil {
 				continue
 			}
 			n.mu.Lock()
-			if n.loaded && n.pins.Load() == 0 && n.newest.Load() <= t.committed.Load() {
-				n.unload()
-			}
+			err := t.refresh(n, a)
 			n.mu.Unlock()
 			t.cache.put(n)
+			if err != nil {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+// refresh makes a node forget what it has from its ancestors. It is unloaded if
+// nobody relies on it.
+func (t *Tree) refresh(n *node, l *Layer) error {
+	if !n.loaded {
+		return nil
+	}
+	if n.pins.Load() == 0 && n.newest.Load() <= t.committed.Load() {
+		n.unload()
+		return nil
+	}
+	below, belowNode, err := t.parentPage(l, n.key.page)
+	if err != nil {
+		return err
+	}
+	if belowNode != nil {
+		defer t.cache.put(belowNode)
+		defer belowNode.mu.RUnlock()
+	}
+	if n.shared {
+		n.p = below
+		return nil
+	}
+	p := *n.p
+	for i := range p.addr {
+		if !p.isOwn(i) {
+			p.addr[i], p.sum[i] = 0, 0
+		}
+	}
+	p.under(below)
+	n.p = &p
+	return nil
 }
 
 // LookupCached is Lookup when all the pages are in memory; else it returns

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/cow"
 	"github.com/slackerd/slacker/segment"
 	"go.uber.org/zap"
@@ -123,16 +122,16 @@ func (s *Store) Flush(ctx context.Context) error {
 	defer s.commits.Unlock()
 	pos, lsn := s.log.DurablePos()
 	changes := s.queue.take(uint64(lsn))
-	if len(changes) == 0 {
+	if len(changes) == 0 && pos.Segment == s.replayFrom {
 		return s.Fault()
 	}
 	x := s.db.Begin()
 	x.ApplyAll(s.tree, changes)
 	x.SetReplay(cow.ReplayPoint{Segment: pos.Segment, Block: pos.Block, NextLSN: uint64(lsn) + 1})
-	if err := x.Commit(true); err != nil {
-		s.fail(err)
+	if err := s.commit(x); err != nil {
 		return err
 	}
+	s.replayFrom = pos.Segment
 	s.tree.Committed(uint64(lsn))
 	return nil
 }
@@ -158,6 +157,7 @@ func (s *Store) replay(ctx context.Context, from cow.ReplayPoint) error {
 	if err := x.Commit(true); err != nil {
 		return err
 	}
+	s.replayFrom = pos.Segment
 	s.tree.Committed(uint64(next) - 1)
 	return nil
 }
@@ -174,7 +174,7 @@ func (s *Store) redo(r segment.Record) error {
 		return err
 	}
 	defer pin.Release()
-	if r.Kind == segment.Move && !holds(pin, r.First, r.Count, r.Old) {
+	if r.Kind == segment.Move && stillAt(pin, r.First, r.Count, r.Old) != r.Count {
 		s.o.Logger.Warn("replay: a relocation does not match the map; left out", zap.Uint64("layer", uint64(r.Layer)), zap.Uint64("block", uint64(r.First)))
 		return nil
 	}
@@ -182,17 +182,6 @@ func (s *Store) redo(r segment.Record) error {
 	s.queue.add(c)
 	pin.Apply(c, r.Kind == segment.Move)
 	return nil
-}
-
-// holds reports whether count own entries from first on are at addr.
-func holds(pin *cow.Pin, first block.Index, count uint32, addr block.Addr) bool {
-	for i := range count {
-		e, own := pin.Entry(first + block.Index(i))
-		if !own || e.Addr != addr+block.Addr(i) {
-			return false
-		}
-	}
-	return true
 }
 
 // newChange makes the change that a numbered record stands for.

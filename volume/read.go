@@ -134,7 +134,7 @@ func (s *Store) readBlocks(l *cow.Layer, first block.Index, p []byte) error {
 
 // readRun reads one run. When its bytes are not there any more, or not the
 // right ones, the cleaner may have moved them since the page was cached: then
-// the map is asked again, once.
+// the map is asked again, for as long as it names other places.
 func (s *Store) readRun(l *cow.Layer, first block.Index, es []cow.Entry, p []byte) error {
 	if !es[0].IsData() {
 		clear(p)
@@ -144,22 +144,35 @@ func (s *Store) readRun(l *cow.Layer, first block.Index, es []cow.Entry, p []byt
 	if err == nil || !errors.Is(err, segment.ErrGone) && !block.Is(err, block.Corrupt) {
 		return err
 	}
-	s.tree.Forget(l, first, uint64(len(es)))
-	fresh := make([]cow.Entry, len(es))
-	if err := s.tree.Lookup(l, first, fresh); err != nil {
-		return err
-	}
-	for i, e := range fresh {
-		part := p[i*block.Size : (i+1)*block.Size]
-		if !e.IsData() {
-			clear(part)
-			continue
-		}
-		if err := s.readData(fresh[i:i+1], first+block.Index(i), part); err != nil {
-			return block.Wrap(block.IO, err, "read")
+	for i := range es {
+		if err := s.readMoved(l, first+block.Index(i), es[i], p[i*block.Size:(i+1)*block.Size]); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (s *Store) readMoved(l *cow.Layer, i block.Index, e cow.Entry, p []byte) error {
+	for {
+		err := s.readData([]cow.Entry{e}, i, p)
+		if err == nil {
+			return nil
+		}
+		if err := s.tree.Forget(l, i, 1); err != nil {
+			return err
+		}
+		var fresh [1]cow.Entry
+		if err := s.tree.Lookup(l, i, fresh[:]); err != nil {
+			return err
+		}
+		if fresh[0] == e {
+			return block.Wrap(block.IO, err, "read")
+		}
+		if e = fresh[0]; !e.IsData() {
+			clear(p)
+			return nil
+		}
+	}
 }
 
 func (s *Store) readData(es []cow.Entry, first block.Index, p []byte) error {

@@ -100,11 +100,14 @@ type Store struct {
 	attachments map[string]*attachment
 
 	queue   queue
-	commits sync.Mutex // one commit of changes at a time
-	stop    context.CancelFunc
-	done    sync.WaitGroup
-	fault   atomic.Pointer[error]
-	conns   atomic.Int64
+	commits sync.Mutex // one commit of changes at a time; guards replayFrom
+	// replayFrom is the segment that the map's replay point is in. Older ones
+	// are not needed to open the store.
+	replayFrom block.SegmentID
+	stop       context.CancelFunc
+	done       sync.WaitGroup
+	fault      atomic.Pointer[error]
+	conns      atomic.Int64
 }
 
 // vol is a volume in memory.
@@ -144,7 +147,7 @@ func Open(o Options) (*Store, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := makeDirs(o.FS, o.Dir, o.FS.PathJoin(o.Dir, "segments")); err != nil {
+	if err := makeDirs(o.FS, o.Dir, o.FS.PathJoin(o.Dir, "segments"), o.FS.PathJoin(o.Dir, "map")); err != nil {
 		return nil, err
 	}
 	s := &Store{o: o, volumes: map[block.VolumeID]*vol{}, byName: map[string]*vol{},

@@ -59,6 +59,7 @@ type writer struct {
 	s       *Store
 	l       *cow.Layer
 	pin     *cow.Pin
+	moved   bool // only addresses change; the layer may be sealed
 	changes []*cow.Change
 	queued  [1]*cow.Change // storage of changes in the common case
 }
@@ -192,7 +193,7 @@ func (w *writer) append(r segment.Record, p []byte) error {
 		w.s.queue.add(c)
 	})
 	for _, c := range w.changes {
-		w.pin.Apply(c, false)
+		w.pin.Apply(c, w.moved)
 	}
 	w.s.queue.signal()
 	return err

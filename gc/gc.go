@@ -1,0 +1,285 @@
+// Package gc gives space back. It removes layers that nobody can see, merges
+// those that only one child needs, drops what all children of a layer hide,
+// and then frees the segments: those without life are deleted, those with
+// little are emptied by moving what lives to the end of the log.
+//
+// Every step is small, atomic and repeatable: it may fail, be stopped or be cut
+// by a crash anywhere, and the next run goes on from what is there. A step that
+// fails is reported and passed over. Nothing here decides by remembered state:
+// the plan is made from the extent map each time.
+//
+// Invariants:
+//
+//	G1  A segment is deleted only when the map, durably, names nothing in it and
+//	    the log need not be replayed from it.
+//	G2  Moving a block changes its one entry in the map, if it still names the
+//	    place that is emptied; readers follow (volume.Store.Relocate).
+package gc
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/cow"
+	"github.com/slackerd/slacker/segment"
+	"go.uber.org/zap"
+)
+
+// Store is what the collector works on.
+type Store interface {
+	Tree() *cow.Tree
+	Log() *segment.Log
+	// Flush makes every change so far durable in the log and in the map.
+	Flush(context.Context) error
+	// Relocate moves the blocks that are still where a record of the log put
+	// them to the end of the log, and returns how many.
+	Relocate(l *cow.Layer, first block.Index, count uint32, addr block.Addr) (uint32, error)
+	// ForgetSegment durably drops the counter of a segment that is dead.
+	ForgetSegment(block.SegmentID) error
+}
+
+// DefaultCleanBelow is the share of live blocks below which a segment is
+// emptied. At 0.75 the files take at most 1/0.75 of the data they hold, beside
+// the active segment.
+const DefaultCleanBelow = 0.75
+
+// Options configure a Collector.
+type Options struct {
+	Logger *zap.Logger
+	// CleanBelow is the share of live blocks, from 0 to 1, below which a
+	// segment is emptied.
+	CleanBelow float64
+	// Interval is how often Run looks without being told to.
+	Interval time.Duration
+}
+
+// Collector collects garbage. One collection runs at a time.
+type Collector struct {
+	s    Store
+	o    Options
+	mu   sync.Mutex
+	wake chan struct{}
+}
+
+// New returns a collector.
+func New(s Store, o Options) *Collector {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.CleanBelow == 0 {
+		o.CleanBelow = DefaultCleanBelow
+	}
+	if o.Interval == 0 {
+		o.Interval = time.Minute
+	}
+	return &Collector{s: s, o: o, wake: make(chan struct{}, 1)}
+}
+
+// Wake tells Run that there may be something to collect. It does not wait.
+func (c *Collector) Wake() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run collects when woken, and now and then, until ctx ends.
+func (c *Collector) Run(ctx context.Context) {
+	tick := time.NewTicker(c.o.Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-tick.C:
+		}
+		freed, faults, err := c.Collect(ctx, false, nil)
+		if err != nil && ctx.Err() == nil {
+			c.o.Logger.Error("garbage collection stopped", zap.Error(err))
+		}
+		for _, f := range faults {
+			c.o.Logger.Warn("garbage collection passed over an item", zap.String("fault", f))
+		}
+		if freed > 0 {
+			c.o.Logger.Info("garbage collected", zap.Uint64("freed_bytes", freed))
+		}
+	}
+}
+
+// Progress reports a long run; done and total count units of the step.
+type Progress func(step string, done, total uint64, unit string)
+
+// Collect gives back all space that can be had now. It returns how many bytes
+// of segment files went, and what it had to pass over. With dryRun it only
+// estimates: what the segments hold beyond live data.
+func (c *Collector) Collect(ctx context.Context, dryRun bool, progress func(step string, done, total uint64, unit string)) (freedBytes uint64, faults []string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if progress == nil {
+		progress = func(string, uint64, uint64, string) {}
+	}
+	if dryRun {
+		return c.estimate(), nil, nil
+	}
+	r := &run{Collector: c, progress: progress}
+	before := c.s.Log().DiskBytes()
+	for _, step := range []func(context.Context) error{r.layers, r.forks, r.segments} {
+		if err := step(ctx); err != nil {
+			return r.freed(before), r.faults, err
+		}
+	}
+	return r.freed(before), r.faults, nil
+}
+
+// estimate is what a collection would free: dead blocks of sealed segments.
+func (c *Collector) estimate() (bytes uint64) {
+	for _, g := range c.s.Log().Segments() {
+		live := c.s.Tree().Live(g.ID) * block.Size
+		if !g.Active && g.Bytes > live && float64(live) < c.o.CleanBelow*float64(g.Bytes) {
+			bytes += uint64(g.Bytes - live)
+		}
+	}
+	return bytes
+}
+
+// run is one collection.
+type run struct {
+	*Collector
+	progress Progress
+	faults   []string
+}
+
+func (r *run) freed(before int64) uint64 {
+	return uint64(max(0, before-r.s.Log().DiskBytes()))
+}
+
+// fault notes what a step failed at and goes on, unless the whole has to stop.
+func (r *run) fault(ctx context.Context, what string, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if block.Is(err, block.NoSpace) {
+		return err
+	}
+	r.faults = append(r.faults, fmt.Sprintf("%s: %v", what, err))
+	return nil
+}
+
+// layers removes doomed layers and merges redundant ones, until none is left
+// that has not failed.
+func (r *run) layers(ctx context.Context) error {
+	t := r.s.Tree()
+	failed := map[block.LayerID]bool{}
+	untried := func(ls []*cow.Layer) []*cow.Layer {
+		return slices.DeleteFunc(ls, func(l *cow.Layer) bool { return failed[l.ID] })
+	}
+	for done := uint64(0); ; done++ {
+		doomed, redundant := untried(t.Doomed()), untried(t.Redundant())
+		total := done + uint64(len(doomed)+len(redundant))
+		r.progress("layers", done, total, "layers")
+		var l *cow.Layer
+		var err error
+		switch {
+		case len(doomed) > 0:
+			l = doomed[0]
+			_, err = t.Remove(ctx, l, r.s.Flush)
+		case len(redundant) > 0:
+			l = redundant[0]
+			err = t.Merge(ctx, l, r.s.Flush)
+		default:
+			return nil
+		}
+		if err != nil {
+			failed[l.ID] = true
+			if err := r.fault(ctx, fmt.Sprintf("layer %d", l.ID), err); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// forks drops what all children of unnamed layers hide.
+func (r *run) forks(ctx context.Context) error {
+	forks := r.s.Tree().Forks()
+	for i, l := range forks {
+		r.progress("shared layers", uint64(i), uint64(len(forks)), "layers")
+		_, err := r.s.Tree().Sweep(ctx, l, r.s.Flush)
+		if err := r.fault(ctx, fmt.Sprintf("layer %d", l.ID), err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// segments deletes the dead segments and empties those with little life.
+func (r *run) segments(ctx context.Context) error {
+	if err := r.drop(ctx); err != nil {
+		return err
+	}
+	var poor []segment.Info
+	for _, g := range r.s.Log().Segments() {
+		if !g.Active && float64(r.s.Tree().Live(g.ID)) < r.o.CleanBelow*float64(g.Bytes/block.Size) {
+			poor = append(poor, g)
+		}
+	}
+	slices.SortFunc(poor, func(a, b segment.Info) int { return cmp.Compare(r.s.Tree().Live(a.ID), r.s.Tree().Live(b.ID)) })
+	for i, g := range poor {
+		r.progress("segments", uint64(i), uint64(len(poor)), "segments")
+		err := r.clean(ctx, g.ID)
+		if err == nil {
+			err = r.drop(ctx)
+		}
+		if err := r.fault(ctx, fmt.Sprintf("segment %d", g.ID), err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clean moves what lives in a segment to the end of the log.
+func (r *run) clean(ctx context.Context, id block.SegmentID) error {
+	var faults []error
+	err := r.s.Log().Scan(ctx, id, func(rec segment.Record) error {
+		if rec.Kind == segment.Zero {
+			return nil
+		}
+		l := r.s.Tree().Layer(rec.Layer)
+		if l == nil {
+			return nil
+		}
+		_, err := r.s.Relocate(l, rec.First, rec.Count, rec.Addr)
+		if block.Is(err, block.Corrupt) {
+			faults = append(faults, err)
+			return nil
+		}
+		return err
+	})
+	return errors.Join(append(faults, err)...)
+}
+
+// drop deletes the segments that nothing needs (G1).
+func (r *run) drop(ctx context.Context) error {
+	if err := r.s.Flush(ctx); err != nil {
+		return err
+	}
+	pos, _ := r.s.Log().DurablePos()
+	for _, g := range r.s.Log().Segments() {
+		if g.Active || g.ID >= pos.Segment || r.s.Tree().Live(g.ID) != 0 {
+			continue
+		}
+		if err := r.s.ForgetSegment(g.ID); err != nil {
+			return err
+		}
+		if err := r.s.Log().Delete(g.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
