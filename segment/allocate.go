@@ -33,11 +33,3 @@ func allocatedBytes(info vfs.FileInfo) int64 {
 	}
 	return info.Size()
 }
-
-// zeroMode says when space ahead of the log is overwritten with zeros.
-type zeroMode uint8
-
-const (
-	zeroAuto   zeroMode = iota // on real files, for small syncs
-	zeroAlways                 // on every file system
-)

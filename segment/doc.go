@@ -25,8 +25,8 @@
 //  4. Recovery never takes damage for the end of the log: headers carry the LSN
 //     up to which the log was durable when they were written, and a log that
 //     ends before the greatest of these is Corrupt. What no later header
-//     vouches for, that is, the last group commit, cannot be told from a torn
-//     write.
+//     vouches for, that is, the last group commit (or a last file cut short as
+//     a whole), cannot be told from a torn write.
 //  5. Space for a record is allocated before Append accepts it, so a full disk
 //     is met by Append (NoSpace, nothing lost, nothing fenced), never by Sync.
 //  6. The first failed write or fdatasync is the last one tried: the log takes

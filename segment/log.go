@@ -96,6 +96,8 @@ type Log struct {
 	durable    LSN
 	durablePos Pos
 
+	ahead zeroAhead
+
 	prepared  *segFile // next segment: created, allocated, nothing in it
 	preparing bool
 	full      bool // the last attempt to prepare one found no space
@@ -103,6 +105,7 @@ type Log struct {
 	fault   atomic.Pointer[error]
 	wakeW   chan struct{}
 	wakeP   chan struct{}
+	wakeZ   chan struct{}
 	quit    chan struct{}
 	workers sync.WaitGroup
 }
@@ -115,7 +118,7 @@ func Open(o Options) (*Log, error) {
 	}
 	l := &Log{
 		o: o, segBlocks: uint32(o.SegmentBytes / block.Size), next: 1,
-		wakeW: make(chan struct{}, 1), wakeP: make(chan struct{}, 1), quit: make(chan struct{}),
+		wakeW: make(chan struct{}, 1), wakeP: make(chan struct{}, 1), wakeZ: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	l.cond.L = &l.mu
 	if err := l.list(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -18,6 +19,11 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	crashFrom  = flag.Uint64("crash-from", 0, "first seed of TestCrash")
+	crashSeeds = flag.Uint64("crash-seeds", 4, "number of seeds of TestCrash")
+)
 
 var testStore = [16]byte{1, 2, 3}
 
@@ -217,7 +223,7 @@ func reopen(fs vfs.FS, h *history, rng *rand.Rand, ahead bool) (*world, error) {
 // TestCrash cuts the power before every operation of a random script and again
 // during and after the recovery.
 func TestCrash(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := *crashFrom; seed < *crashFrom+*crashSeeds; seed++ {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			t.Parallel()
 			crashRun(t, seed, 60, seed%2 == 1)

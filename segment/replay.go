@@ -48,9 +48,10 @@ func (l *Log) Replay(ctx context.Context, from Pos, nextLSN LSN, apply func(Reco
 	l.tail, l.cut, l.cursor, l.prevCRC = r.seg, true, r.pos.Block, r.crc
 	l.next, l.durable, l.durablePos = r.next, r.next-1, r.pos
 	if !l.o.ReadOnly {
-		l.workers.Add(2)
+		l.workers.Add(3)
 		go l.writer()
 		go l.preparer()
+		go l.zeroer()
 	}
 	return r.pos, r.next, nil
 }

@@ -67,6 +67,7 @@ func (l *Log) activate() {
 	s.header, s.valid, s.crc = h, true, block.MetaChecksum(c.buf[:crcOffset])
 	l.enqueue(c)
 	l.tail, l.cut, l.cursor, l.prevCRC = s, false, 1, s.crc
+	l.ahead.done = 0
 }
 
 // prepare creates and allocates the next segment. Called with mu held, which it

@@ -56,6 +56,7 @@ func (l *Log) lead() error {
 	r := &syncRound{done: make(chan struct{})}
 	l.round = r
 	l.closeChunk()
+	l.zeroMore()
 	last, seq, pos := l.next-1, l.closedSeq, Pos{l.tail.id, l.cursor}
 	l.mu.Unlock()
 	err := l.writeOut(seq)
@@ -82,6 +83,7 @@ func (l *Log) writeOut(seq uint64) error {
 			return err
 		}
 		c := l.pending[0]
+		l.awaitZeros(c)
 		l.mu.Unlock()
 		if err := l.writeChunk(c); err != nil {
 			return l.fail(err, fmt.Sprintf("write segment %d at block %d", c.seg.id, c.pos))
