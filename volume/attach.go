@@ -13,12 +13,19 @@ import (
 // writer returns the writable attachment of a volume, or nil. Called with s.mu
 // held.
 func (s *Store) writer(v *vol) *attachment {
-	for _, a := range s.attachments {
-		if a.v == v && !a.rec.ReadOnly {
+	for a := range v.holders {
+		if !a.rec.ReadOnly {
 			return a
 		}
 	}
 	return nil
+}
+
+func (s *Store) addAttachment(r cow.AttachmentRecord, v *vol) *attachment {
+	a := &attachment{rec: r, v: v, slots: map[uint32]*Device{}}
+	s.attachments[r.ID] = a
+	v.holders[a] = struct{}{}
+	return a
 }
 
 func newID() string {
@@ -153,14 +160,13 @@ func (s *Store) putAttachment(x *cow.Tx, v *vol, rec cow.AttachmentRecord) (*att
 		}
 		s.fence(block.Errorf(block.Fenced, "volume %s was attached by %s", v.rec.Name, rec.Worker), fenced...)
 	}
-	a := &attachment{rec: rec, v: v, slots: map[uint32]*Device{}}
-	s.attachments[rec.ID] = a
-	return a, nil
+	return s.addAttachment(rec, v), nil
 }
 
 // release forgets an attachment and returns its open devices.
 func (s *Store) release(a *attachment) (ds []*Device) {
 	delete(s.attachments, a.rec.ID)
+	delete(a.v.holders, a)
 	for _, d := range a.slots {
 		if s.isOpen(d) {
 			ds = append(ds, d)

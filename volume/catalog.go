@@ -324,8 +324,8 @@ func (s *Store) unused(op string, v *vol, sn *snap) error {
 		snapName, open = sn.rec.Name, len(sn.devices)
 		name += "@" + snapName
 	}
-	for _, a := range s.attachments {
-		if a.v == v && a.rec.Snapshot == snapName {
+	for a := range v.holders {
+		if a.rec.Snapshot == snapName {
 			return block.Errorf(block.Busy, "%s: %s is attached by %s (attachment %s)", op, name, a.rec.Worker, a.rec.ID)
 		}
 	}

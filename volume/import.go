@@ -84,7 +84,7 @@ func (s *Store) FinishImport(ctx context.Context, id string) (SnapshotInfo, erro
 	s.fence(block.Errorf(block.Fenced, "the import is finished"), s.release(a)...)
 	if err := s.log.Sync(ctx); err != nil {
 		x.Discard()
-		s.attachments[a.rec.ID] = a
+		s.addAttachment(a.rec, staged)
 		return SnapshotInfo{}, err
 	}
 	return s.finish(x, staged, a, volume, snapshot)

@@ -124,7 +124,8 @@ type vol struct {
 	rec     cow.VolumeRecord
 	snaps   map[string]*snap
 	devices map[*Device]struct{}
-	idle    time.Time // when the last device of an import went
+	holders map[*attachment]struct{} // of the volume and of its snapshots
+	idle    time.Time                // when the last device of an import went
 }
 
 // snap is a snapshot in memory. Under Store.mu.
@@ -279,13 +280,14 @@ func (s *Store) link(c *cow.Catalog) error {
 		if v == nil {
 			return block.Errorf(block.Corrupt, "catalog: attachment %s is of volume %d, which does not exist", r.ID, r.Volume)
 		}
-		s.attachments[r.ID] = &attachment{rec: r, v: v, slots: map[uint32]*Device{}}
+		s.addAttachment(r, v)
 	}
 	return nil
 }
 
 func (s *Store) addVolume(r cow.VolumeRecord, head *cow.Layer) *vol {
-	v := &vol{id: r.ID, rec: r, snaps: map[string]*snap{}, devices: map[*Device]struct{}{}, idle: s.o.Now()}
+	v := &vol{id: r.ID, rec: r, snaps: map[string]*snap{}, devices: map[*Device]struct{}{},
+		holders: map[*attachment]struct{}{}, idle: s.o.Now()}
 	v.head.Store(head)
 	v.size.Store(r.SizeBytes)
 	s.volumes[r.ID] = v

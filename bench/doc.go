@@ -1,0 +1,7 @@
+// Package bench holds the benchmarks: workloads as code, run by hand or by make
+// targets, never as timed tests.
+//
+// store_test.go measures the store without a network: the cost of snapshot,
+// clone and delete against the size of the map and the depth of the chain, and
+// reads and writes of 4 KiB.
+package bench
