@@ -167,7 +167,7 @@ func decodeChunk(b []byte, store [16]byte, id block.SegmentID, pos uint32) (h ch
 	for i := range h.entries {
 		rec, end, err := decodeEntry(b[:h.bytes], off)
 		if err != nil {
-			return h, 0, nil, block.Wrap(block.Corrupt, err, Pos{id, pos}.String())
+			return h, 0, nil, block.Errorf(block.Corrupt, "segment %d: chunk at block %d: %w", id, pos, err)
 		}
 		rec.LSN = h.first + LSN(i)
 		if rec.Kind != Zero {
@@ -232,7 +232,7 @@ func decodeEntry(b []byte, off int) (rec Record, end int, err error) {
 		return rec, 0, block.Errorf(block.Corrupt, "entry at byte %d: unknown kind %d", off, kind)
 	}
 	if err := rec.checkRange(); err != nil {
-		return rec, 0, block.Wrap(block.Corrupt, err, "entry")
+		return rec, 0, block.Errorf(block.Corrupt, "entry at byte %d: %w", off, err)
 	}
 	off += entryBytes
 	if rec.Kind == Zero {

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -104,9 +105,8 @@ func (l *Log) zeroStep(zeros []byte) bool {
 	a.seg, a.lo, a.hi = s, lo, hi
 	l.mu.Unlock()
 
-	f, err := l.acquire(s)
-	written := err == nil
-	if written {
+	f, err := l.openForZeros(s)
+	if err == nil {
 		if l.o.zeroAhead == zeroAuto && f.Fd() == vfs.InvalidFd {
 			hi = lo // not a real file: nothing to gain
 		}
@@ -116,14 +116,17 @@ func (l *Log) zeroStep(zeros []byte) bool {
 	a.seg = nil
 	l.cond.Broadcast()
 	l.mu.Unlock()
-	if written {
-		if err == nil && hi > lo {
-			err = f.SyncData()
-		}
-		s.release()
+	if err == nil && hi > lo {
+		err = f.SyncData()
+	}
+	if f != nil {
+		err = errors.Join(err, f.Close())
+	}
+	if errors.Is(err, ErrGone) {
+		return false // sealed and deleted meanwhile
 	}
 	if err != nil {
-		// The failed sync may have been about records too.
+		// fail returns the error that every later caller gets.
 		_ = l.fail(err, fmt.Sprintf("write zeros to segment %d", s.id))
 		return false
 	}
@@ -133,4 +136,15 @@ func (l *Log) zeroStep(zeros []byte) bool {
 		a.done = hi
 	}
 	return hi > lo && l.tail == s
+}
+
+// openForZeros opens the file once more: the kernel reports a failed
+// write-back to one fdatasync of each open file, so a sync of zeros on the
+// log's own would take an error away from the Sync it belongs to.
+func (l *Log) openForZeros(s *segFile) (vfs.File, error) {
+	if _, err := l.acquire(s); err != nil { // it must exist, or it would be created
+		return nil, err
+	}
+	defer s.release()
+	return l.o.FS.OpenReadWrite(s.path, writeCategory)
 }
