@@ -187,13 +187,13 @@ func (o *ImportOptions) openSource(ctx context.Context, work *workspace, res *Re
 	case FormatQcow2:
 		return openQcow2(path)
 	default:
-		return nil, unknownFormat("import", res.Format, Formats())
+		return o.openFiles(ctx, work, path, res)
 	}
 }
 
 // fit settles the size of the volume.
 func (o *ImportOptions) fit(src content, res *Result) error {
-	if res.SourceBytes == 0 {
+	if res.Files == 0 {
 		res.SourceBytes = src.sizeBytes()
 	}
 	size := src.sizeBytes()
@@ -225,7 +225,7 @@ func (o *ImportOptions) fill(ctx context.Context, src content, at *slackerv1.Att
 	}
 	open := o.open
 	if open == nil {
-		open = dialSlot
+		open = dialAttachment
 	}
 	dev, err := open(ctx, addr, at.GetExportName())
 	if err != nil {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"time"
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/nbdclient"
@@ -19,24 +20,33 @@ type device interface {
 	Close() error
 }
 
-// conn is a device on one connection.
-type conn struct{ *nbdclient.Conn }
+// session is a device on several connections that reconnect.
+type session struct{ *nbdclient.Session }
 
-func (c conn) SizeBytes() uint64 { return c.Info().SizeBytes }
-func (c conn) Close() error      { return c.Disconnect() }
+func (s session) SizeBytes() uint64 { return s.Info().SizeBytes }
 
-// dialPlain opens an export by its plain name, on one connection.
-func dialPlain(ctx context.Context, addr, export string) (device, error) {
-	c, err := nbdclient.Dial(ctx, addr, export, nbdclient.DefaultOptions())
+// serverTimeout is how long an import or export waits for a server that has
+// gone away, as it does when it restarts.
+const serverTimeout = time.Minute
+
+func dial(ctx context.Context, addr, export string, attachment bool) (device, error) {
+	opts := nbdclient.DefaultSessionOptions()
+	opts.Attachment, opts.DeadTimeout = attachment, serverTimeout
+	s, err := nbdclient.OpenSession(ctx, []string{addr}, export, opts)
 	if err != nil {
 		return nil, err
 	}
-	return conn{c}, nil
+	return session{s}, nil
 }
 
-// dialSlot opens the export of an attachment, slot 0, first incarnation.
-func dialSlot(ctx context.Context, addr, export string) (device, error) {
-	return dialPlain(ctx, addr, export+".0.1")
+// dialPlain opens an export to read it, by its plain name.
+func dialPlain(ctx context.Context, addr, export string) (device, error) {
+	return dial(ctx, addr, export, false)
+}
+
+// dialAttachment opens the export of an attachment.
+func dialAttachment(ctx context.Context, addr, export string) (device, error) {
+	return dial(ctx, addr, export, true)
 }
 
 // nbdAddress picks the address asked for, or the first that the server states.

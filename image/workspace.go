@@ -115,13 +115,20 @@ func (w *workspace) spool(ctx context.Context, r io.Reader, name, what string) (
 // guard watches the room left for temporary files.
 func (w *workspace) guard() *spaceGuard { return &spaceGuard{dir: w.dir} }
 
-// spaceGuard refuses to fill a file system to the brim.
+// spaceGuard refuses to fill a file system to the brim, and to write more than
+// can be of use.
 type spaceGuard struct {
-	dir   string
-	since uint64
+	dir    string
+	since  uint64 // written since the last look
+	total  uint64
+	limit  uint64 // 0: none
+	object string // what has the limit, for the message
 }
 
 func (g *spaceGuard) wrote(n int) error {
+	if g.total += uint64(n); g.limit > 0 && g.total > g.limit {
+		return block.Errorf(block.Invalid, "the files do not fit in %s: want a larger size", g.object)
+	}
 	if g.since += uint64(n); g.since < freeCheckBytes {
 		return nil
 	}
