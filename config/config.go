@@ -1,0 +1,58 @@
+package config
+
+import "time"
+
+// Config is a complete, valid configuration.
+type Config struct {
+	Server Server
+	Store  Store
+	GC     GC
+	NBD    NBD
+	Log    Log
+}
+
+// Server says where the server works and listens.
+type Server struct {
+	DataDir   string
+	NBDListen []Address
+	APIListen []Address
+	// AllowInsecureListen permits addresses beyond the loopback interface.
+	AllowInsecureListen bool
+	// ShutdownTimeout bounds a clean shutdown.
+	ShutdownTimeout time.Duration
+	// Pprof serves Go's profiler at /debug/pprof/ on the API addresses.
+	Pprof bool
+}
+
+// Store sizes the store. Sizes are bytes.
+type Store struct {
+	SegmentSize    int64
+	MapCacheSize   int64
+	PageCacheSize  int64
+	CommitInterval time.Duration
+}
+
+// GC tunes the garbage collector.
+type GC struct {
+	// CleanBelow is the percentage of live blocks below which a segment is
+	// emptied.
+	CleanBelow int64
+	Interval   time.Duration
+}
+
+// NBD bounds what NBD clients can use up. Sizes are bytes.
+type NBD struct {
+	MaxConnections      int64
+	HandshakeTimeout    time.Duration
+	StallTimeout        time.Duration
+	MaxRequest          int64
+	MaxInFlightRequests int64
+	MaxInFlightBytes    int64
+	MaxTotalBytes       int64
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string
+	Format string
+}
