@@ -32,17 +32,18 @@ func TestFaults(t *testing.T) {
 }
 
 func faultRun(t *testing.T, fail int) (hit bool) {
-	var faults, late atomic.Int64
+	var faults atomic.Int64
 	var failedOp string
+	var writes atomic.Int64
 	mem := vfs.NewCrashableMem()
 	fs := &opFS{FS: mem}
 	fs.before = func(n int, op, name string) error {
+		if op == "write" {
+			writes.Add(1)
+		}
 		if n == fail {
 			failedOp = op
 			return errInjected
-		}
-		if n > fail && op != "remove" {
-			late.Add(1)
 		}
 		return nil
 	}
@@ -68,7 +69,7 @@ func faultRun(t *testing.T, fail int) (hit bool) {
 		t.Errorf("operation %d (%s) failed: got %v (%v): want an I/O error with its cause", fail, failedOp, err, block.KindOf(err))
 	}
 	if failedOp != "remove" {
-		checkFenced(t, w, fail, failedOp)
+		checkFenced(t, w, fail, failedOp, &writes)
 		if faults.Load() != 1 {
 			t.Errorf("operation %d (%s): OnFault called %d times: want 1", fail, failedOp, faults.Load())
 		}
@@ -84,8 +85,14 @@ func faultRun(t *testing.T, fail int) (hit bool) {
 	return true
 }
 
-func checkFenced(t *testing.T, w *world, fail int, op string) {
+func checkFenced(t *testing.T, w *world, fail int, op string, writes *atomic.Int64) {
 	t.Helper()
+	w.l.writeMu.Lock() // what is on its way may finish
+	before := writes.Load()
+	w.l.writeMu.Unlock()
+	if err := w.l.writeOut(w.l.closedSeq); err == nil && w.l.Fault() != nil || writes.Load() != before {
+		t.Errorf("operation %d (%s) failed: a write was tried after that: %v", fail, op, err)
+	}
 	if w.l.replayed && w.l.Fault() == nil {
 		t.Errorf("operation %d (%s) failed: no fault", fail, op)
 	}
@@ -111,7 +118,7 @@ func TestNoSpace(t *testing.T) {
 	for _, failing := range []string{"create", "allocate", "sync"} {
 		var full atomic.Bool
 		mem := vfs.NewCrashableMem()
-		fs := &opFS{FS: mem, before: func(_ int, op, _ string) error {
+		fs := &opFS{FS: mem, limit: MinSegmentBytes, before: func(_ int, op, _ string) error {
 			if full.Load() && op == failing {
 				return fmt.Errorf("%s: %w", op, syscall.ENOSPC)
 			}

@@ -1,6 +1,8 @@
 package segment
 
 import (
+	"encoding/binary"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -12,6 +14,7 @@ type opFS struct {
 	vfs.FS
 	n      atomic.Int64
 	before func(n int, op, name string) error
+	limit  int64 // allocated length of a segment file; 0: any
 }
 
 func (o *opFS) op(op, name string) error {
@@ -61,7 +64,14 @@ type opFile struct {
 }
 
 func (f *opFile) WriteAt(p []byte, off int64) (int, error) {
-	if err := f.fs.op("write", f.name); err != nil {
+	op := "write"
+	if binary.LittleEndian.Uint64(p) == 0 {
+		op = "zeros" // every header begins with a magic number
+	}
+	if end := off + int64(len(p)); f.fs.limit > 0 && end > f.fs.limit {
+		return 0, fmt.Errorf("write to byte %d of %s: %d are allocated", end, f.name, f.fs.limit)
+	}
+	if err := f.fs.op(op, f.name); err != nil {
 		return 0, err
 	}
 	return f.File.WriteAt(p, off)

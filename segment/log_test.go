@@ -213,6 +213,26 @@ func TestReplayFromSurvivorOfDelete(t *testing.T) {
 	mustClose(t, l)
 }
 
+// TestReplayWrongNumber: a position with the number of another one is refused,
+// not taken for the end of the log.
+func TestReplayWrongNumber(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	buildWorld(t, mem, 4)
+	for _, next := range []LSN{1, 3, 5, 1000} {
+		l := openLog(t, testOptions(mem, false))
+		// Each round is two data records of two blocks in one chunk.
+		if _, _, err := l.Replay(context.Background(), Pos{1, 6}, next, func(Record) error { return nil }); !block.Is(err, block.Corrupt) {
+			t.Errorf("replay of record 4 as %d: %v: want corrupt", next, err)
+		}
+		mustClose(t, l)
+	}
+	l := openLog(t, testOptions(mem, false))
+	if _, next, err := l.Replay(context.Background(), Pos{1, 6}, 4, func(Record) error { return nil }); err != nil || next != 13 {
+		t.Errorf("replay of record 4: next %d, %v: want 13", next, err)
+	}
+	mustClose(t, l)
+}
+
 // TestConcurrent runs appenders, syncers, readers and a deleter for a while on
 // real files; readers check what they read, and a reopen what is there.
 func TestConcurrent(t *testing.T) {

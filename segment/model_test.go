@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -38,7 +39,7 @@ type history struct {
 	from    Pos
 	fromLSN LSN // last record before from
 	gen     uint64
-	deleted map[block.SegmentID]bool
+	deleted map[block.SegmentID]bool // value: the deletion was acknowledged
 }
 
 func newHistory() *history { return &history{base: 1, deleted: map[block.SegmentID]bool{}} }
@@ -48,9 +49,7 @@ func (h *history) clone() *history {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := &history{recs: slices.Clone(h.recs), data: slices.Clone(h.data), base: h.base, acked: h.acked, from: h.from, fromLSN: h.fromLSN, gen: h.gen, deleted: map[block.SegmentID]bool{}}
-	for id := range h.deleted {
-		c.deleted[id] = true
-	}
+	maps.Copy(c.deleted, h.deleted)
 	return c
 }
 
@@ -65,6 +64,7 @@ func testOptions(fs vfs.FS, ahead bool) Options {
 	o := Options{FS: fs, Dir: "/", StoreID: testStore, SegmentBytes: MinSegmentBytes}
 	if ahead {
 		o.zeroAhead = zeroAlways
+		o.SegmentBytes = 3 << 20 // room to write zeros in
 	}
 	return o
 }
@@ -125,10 +125,15 @@ func (w *world) deleteOldest() error {
 	if len(s) < 2 || s[0].Active || s[0].ID >= w.from.Segment {
 		return nil
 	}
-	w.mu.Lock()
-	w.deleted[s[0].ID] = true
-	w.mu.Unlock()
-	return w.l.Delete(s[0].ID)
+	mark := func(done bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.deleted[s[0].ID] = done
+	}
+	mark(false)
+	err := w.l.Delete(s[0].ID)
+	mark(err == nil)
+	return err
 }
 
 func (w *world) step() error {
@@ -172,7 +177,7 @@ func (w *world) readBack(r Record, want []byte) error {
 	}
 	p := make([]byte, len(want))
 	err := w.l.ReadAt(r.Addr, p)
-	if w.deleted[r.Addr.Segment()] && (err == nil || errors.Is(err, ErrGone)) {
+	if _, deleted := w.deleted[r.Addr.Segment()]; deleted && (err == nil || errors.Is(err, ErrGone)) {
 		return nil
 	}
 	if err != nil {
@@ -210,6 +215,11 @@ func reopen(fs vfs.FS, h *history, rng *rand.Rand, ahead bool) (*world, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	for id, done := range h.deleted {
+		if done && l.segment(id) != nil {
+			return nil, errors.Join(fmt.Errorf("deleted segment %d is back", id), l.Close())
+		}
+	}
 	n := int(next - h.base)
 	h.recs, h.data, h.acked = h.recs[:n], h.data[:n], next-1
 	for _, s := range l.Segments() {
@@ -234,7 +244,7 @@ func TestCrash(t *testing.T) {
 func crashRun(t *testing.T, seed uint64, steps int, ahead bool) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	mem := vfs.NewCrashableMem()
-	fs := &opFS{FS: mem}
+	fs := &opFS{FS: mem, limit: testOptions(mem, ahead).SegmentBytes}
 	h := newHistory()
 	var crashes sync.Mutex // the background goroutines do I/O too
 	fs.before = func(n int, op, name string) error {
@@ -248,7 +258,9 @@ func crashRun(t *testing.T, seed uint64, steps int, ahead bool) {
 			clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: crng})
 			after := h.clone()
 			acked.recs, acked.data = after.recs, after.data
-			acked.deleted = after.deleted
+			for id := range after.deleted {
+				acked.deleted[id] = acked.deleted[id]
+			}
 			if err := recoverTwice(clone, acked, crng, ahead); err != nil {
 				t.Errorf("crash before operation %d (%s %s), %d%% of unsynced data: %v", n, op, name, percent, err)
 			}

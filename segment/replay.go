@@ -71,6 +71,10 @@ func (l *Log) claims() map[Pos]*segFile {
 	return m
 }
 
+// errWrongLSN is a valid chunk in its place with other records than expected. No
+// crash leaves that: the caller's position and number do not belong together.
+var errWrongLSN = errors.New("chunk begins with the wrong record")
+
 type replayer struct {
 	l      *Log
 	apply  func(Record) error
@@ -104,7 +108,7 @@ func (r *replayer) run(ctx context.Context) error {
 			continue
 		}
 		h, recs, err := r.readChunk()
-		if block.Is(err, block.Corrupt) {
+		if block.Is(err, block.Corrupt) && !errors.Is(err, errWrongLSN) {
 			return r.checkCut(err)
 		}
 		if err != nil {
@@ -159,15 +163,18 @@ func (r *replayer) enter(s *segFile) {
 	r.visited = append(r.visited, s)
 }
 
-// readChunk reads and verifies the chunk at r.pos. A Corrupt error means that
-// there is none that follows.
+// readChunk reads and verifies the chunk at r.pos. A Corrupt error, unless it is
+// errWrongLSN, means that there is none that follows.
 func (r *replayer) readChunk() (chunkHeader, []Record, error) {
 	h, crc, recs, err := r.l.readChunkHeader(r.seg, r.pos.Block, r.buf[:block.Size])
 	if err != nil {
 		return h, nil, err
 	}
-	if h.first != r.next || !r.anyCRC && h.prevCRC != r.crc {
-		return h, nil, block.Errorf(block.Corrupt, "%s: chunk with record %d after header %#x does not follow: want record %d, header %#x", r.pos, h.first, h.prevCRC, r.next, r.crc)
+	if h.first != r.next {
+		return h, nil, block.Errorf(block.Corrupt, "replay: %s: %w: got %d, want %d", r.pos, errWrongLSN, h.first, r.next)
+	}
+	if !r.anyCRC && h.flags&flagEnd == 0 && h.prevCRC != r.crc {
+		return h, nil, block.Errorf(block.Corrupt, "%s: chunk follows header %#x: want %#x", r.pos, h.prevCRC, r.crc)
 	}
 	payload := r.buf[block.Size : (1+int(h.blocks))*block.Size]
 	if err := r.l.readFile(r.seg, r.pos.Block+1, payload); err != nil {
