@@ -1,0 +1,60 @@
+package api
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+
+	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
+	"github.com/slackerd/slacker/volume"
+)
+
+// Attach takes a volume or snapshot into use.
+func (s *Server) Attach(ctx context.Context, r *connect.Request[slackerv1.AttachRequest]) (*connect.Response[slackerv1.Attachment], error) {
+	m := r.Msg
+	if err := checkTarget(m.GetTarget()); err != nil {
+		return refuse[slackerv1.Attachment](err)
+	}
+	if err := checkText("attach "+m.GetTarget()+": worker name", m.GetWorker()); err != nil {
+		return refuse[slackerv1.Attachment](err)
+	}
+	if id := m.GetAttachmentId(); id != "" {
+		if err := checkText("attach "+m.GetTarget()+": attachment id", id); err != nil {
+			return refuse[slackerv1.Attachment](err)
+		}
+	}
+	a, err := s.store.Attach(ctx, volume.AttachRequest{
+		Target: m.GetTarget(), Worker: m.GetWorker(), ReadOnly: m.GetReadOnly(),
+		Takeover: m.GetTakeover(), AttachmentID: m.GetAttachmentId(),
+	})
+	return respond(s.attachment(a), err)
+}
+
+// Detach ends an attachment and fences its connections.
+func (s *Server) Detach(ctx context.Context, r *connect.Request[slackerv1.DetachRequest]) (*connect.Response[slackerv1.DetachResponse], error) {
+	if err := checkText("detach: attachment id", r.Msg.GetAttachmentId()); err != nil {
+		return refuse[slackerv1.DetachResponse](err)
+	}
+	err := s.store.Detach(ctx, r.Msg.GetAttachmentId())
+	return respond(&slackerv1.DetachResponse{}, err)
+}
+
+// ListAttachments lists attachments of a target or a worker, or all.
+func (s *Server) ListAttachments(ctx context.Context, r *connect.Request[slackerv1.ListAttachmentsRequest]) (*connect.Response[slackerv1.ListAttachmentsResponse], error) {
+	if target := r.Msg.GetTarget(); target != "" {
+		if err := checkTarget(target); err != nil {
+			return refuse[slackerv1.ListAttachmentsResponse](err)
+		}
+	}
+	if worker := r.Msg.GetWorker(); worker != "" {
+		if err := checkText("list attachments: worker name", worker); err != nil {
+			return refuse[slackerv1.ListAttachmentsResponse](err)
+		}
+	}
+	infos, err := s.store.Attachments(ctx, r.Msg.GetTarget(), r.Msg.GetWorker())
+	out := &slackerv1.ListAttachmentsResponse{}
+	for _, a := range infos {
+		out.Attachments = append(out.Attachments, s.attachment(a))
+	}
+	return respond(out, err)
+}

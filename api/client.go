@@ -1,0 +1,88 @@
+package api
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
+	"github.com/slackerd/slacker/block"
+)
+
+// DefaultAddr is where slackerd serves the API when nothing else is said.
+const DefaultAddr = "http://127.0.0.1:10808"
+
+const (
+	dialTimeout = 5 * time.Second
+	idleTimeout = 30 * time.Second
+)
+
+const addrWanted = "want http://HOST:PORT, tcp://HOST:PORT or unix:///PATH, for example " + DefaultAddr
+
+// NewClient returns a client of the server at addr: http://HOST:PORT,
+// tcp://HOST:PORT or unix:///PATH. It does not connect yet. Errors of its
+// calls go through [FromConnect].
+func NewClient(addr string) (slackerv1connect.AdminServiceClient, error) {
+	network, target, err := parseAddr(addr)
+	if err != nil {
+		return nil, err
+	}
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	base := "http://" + target
+	transport := &http.Transport{IdleConnTimeout: idleTimeout, DialContext: dialer.DialContext}
+	if network == "unix" {
+		base = "http://slackerd"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", target)
+		}
+	}
+	httpClient := &http.Client{Transport: &reachable{addr: addr, next: transport}}
+	return slackerv1connect.NewAdminServiceClient(httpClient, base, connect.WithReadMaxBytes(MaxResponseBytes)), nil
+}
+
+// parseAddr splits an address into a network, tcp or unix, and what to dial.
+func parseAddr(addr string) (network, target string, err error) {
+	u, err := url.Parse(addr)
+	if err != nil {
+		return "", "", block.Errorf(block.Invalid, "server address %.200q: %s", addr, addrWanted)
+	}
+	bad := block.Errorf(block.Invalid, "server address %q: %s", addr, addrWanted)
+	if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return "", "", bad
+	}
+	switch u.Scheme {
+	case "unix":
+		if u.Host != "" || !filepath.IsAbs(u.Path) || strings.HasSuffix(u.Path, "/") {
+			return "", "", bad
+		}
+		return "unix", u.Path, nil
+	case "http", "tcp":
+		if u.Hostname() == "" || u.Port() == "" || u.Path != "" && u.Path != "/" {
+			return "", "", bad
+		}
+		return "tcp", u.Host, nil
+	default:
+		return "", "", bad
+	}
+}
+
+// reachable gives the failure to reach the server a text that helps.
+type reachable struct {
+	addr string
+	next http.RoundTripper
+}
+
+func (t *reachable) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(r)
+	if err == nil || r.Context().Err() != nil {
+		return resp, err
+	}
+	return nil, &block.Error{Kind: block.Unavailable, Err: err, Text: "no answer from a server at " + t.addr + " (" + err.Error() +
+		"): want a running slackerd there; start it with slackerd serve, or name another address"}
+}

@@ -1,0 +1,35 @@
+// Package api is the admin API of slackerd: its definition (slacker/v1), its
+// server side over a [Store], its client side, and the tables that carry the
+// kinds of errors over the wire and into exit statuses.
+//
+// Nouns:
+//
+//   - server: [NewServer] makes the service, [NewHandler] its HTTP handler.
+//   - store: what the server administers; volume.Store is one.
+//   - address: where a server listens, written http://HOST:PORT,
+//     tcp://HOST:PORT or unix:///PATH; see [NewClient].
+//   - kind: the block.Kind of an error.
+//
+// Wire format: Connect, gRPC and gRPC-Web, as connectrpc.com defines them, over
+// HTTP/1.1 or HTTP/2, with messages in protobuf or JSON. JSON follows the proto3
+// mapping: field names in lowerCamelCase, 64-bit numbers as strings, times in
+// RFC 3339. Answers in JSON name every field, empty ones too. An error has a
+// code and a text, and its kind in the header (of a stream: the trailer)
+// "Slacker-Kind".
+//
+// Invariants:
+//
+//  1. A kind survives the wire: FromConnect of what ToConnect made, sent over
+//     any of the protocols, is of the same kind and says the same text.
+//  2. Every name, size and id of a request is checked before the store sees it.
+//  3. A request of more than MaxRequestBytes is refused without being held in
+//     memory; a request in JSON with an unknown field is refused, so that a
+//     misspelt dryRun never deletes.
+//  4. A panic in a request ends that request with an internal error, and
+//     nothing else.
+//
+// History: v1 is the only version. Fields are added, never renamed, renumbered
+// or given another meaning.
+package api
+
+//go:generate protoc -I slacker/v1 --go_out=slacker/v1 --go_opt=paths=source_relative --connect-go_out=slacker/v1 --connect-go_opt=paths=source_relative slacker.proto

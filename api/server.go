@@ -1,0 +1,71 @@
+package api
+
+import (
+	"errors"
+	"time"
+
+	"connectrpc.com/connect"
+	"go.uber.org/zap"
+
+	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
+)
+
+// Options are what the server knows besides the store.
+type Options struct {
+	Version      string
+	DataDir      string
+	NBDAddresses []string // tcp://HOST:PORT or unix:///PATH, as workers reach them
+	Started      time.Time
+	Checker      Checker
+	Collector    Collector
+	Log          *zap.Logger
+	// Now is the clock that limits the rate of progress events; nil is time.Now.
+	Now func() time.Time
+}
+
+// Server implements the service over a store.
+type Server struct {
+	store Store
+	opts  Options
+}
+
+var _ slackerv1connect.AdminServiceHandler = (*Server)(nil)
+
+// NewServer returns a server of store. All faults of the options are reported
+// at once.
+func NewServer(store Store, opts Options) (*Server, error) {
+	var faults []error
+	if store == nil {
+		faults = append(faults, errors.New("api: no store given"))
+	}
+	if opts.Checker == nil {
+		faults = append(faults, errors.New("api: no checker given"))
+	}
+	if opts.Collector == nil {
+		faults = append(faults, errors.New("api: no collector given"))
+	}
+	if opts.Log == nil {
+		faults = append(faults, errors.New("api: no logger given"))
+	}
+	if opts.Started.IsZero() {
+		faults = append(faults, errors.New("api: no start time given"))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	return &Server{store: store, opts: opts}, nil
+}
+
+// respond makes the answer of a call: msg, or err with its code.
+func respond[T any](msg *T, err error) (*connect.Response[T], error) {
+	if err != nil {
+		return nil, ToConnect(err)
+	}
+	return connect.NewResponse(msg), nil
+}
+
+// refuse is respond for what failed before there was an answer.
+func refuse[T any](err error) (*connect.Response[T], error) { return nil, ToConnect(err) }
