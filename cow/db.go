@@ -42,6 +42,7 @@ type Options struct {
 // run concurrently.
 type DB struct {
 	pdb     *pebble.DB
+	view    *pebble.Snapshot // what an Audit reads instead
 	storeID [16]byte
 	format  uint32
 	faults  *faultLogger
@@ -128,9 +129,16 @@ func (d *DB) Close() error {
 	return nil
 }
 
+func (d *DB) reader() pebble.Reader {
+	if d.view != nil {
+		return d.view
+	}
+	return d.pdb
+}
+
 // get returns a copy of a value, or nil when there is none.
 func (d *DB) get(key []byte) ([]byte, error) {
-	v, closer, err := d.pdb.Get(key)
+	v, closer, err := d.reader().Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
 	}
@@ -147,7 +155,7 @@ func (d *DB) get(key []byte) ([]byte, error) {
 // loadPage overlays page n of map m on p and reports whether there was one.
 func (d *DB) loadPage(m MapID, n uint32, p *page) (bool, error) {
 	key := pageKey(m, n)
-	v, closer, err := d.pdb.Get(key)
+	v, closer, err := d.reader().Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return false, nil
 	}
@@ -175,7 +183,7 @@ func readError(err error) error {
 // scan calls fn for every key with the prefix, in order. Key and value are
 // valid during the call.
 func (d *DB) scan(ctx context.Context, prefix []byte, fn func(k, v []byte) error) (err error) {
-	it, err := d.pdb.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
+	it, err := d.reader().NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
 	if err != nil {
 		return readError(err)
 	}
