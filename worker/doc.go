@@ -1,0 +1,31 @@
+// Package worker makes volumes into block devices of this host, and mounts
+// them: attach, detach, list.
+//
+// Nouns:
+//
+//   - target: VOLUME or VOLUME@SNAPSHOT. A worker attaches a target at most once.
+//   - driver: how the target becomes a device. "nbd" is the kernel's client: no
+//     user process is in the data path, a monitor only replaces dead sockets.
+//     "fuse" is a daemon that shows the target as the one file of a FUSE file
+//     system, with a loop device on it; it works where the kernel has no nbd.
+//   - state: what is known of one attached target, a JSON file in the state
+//     directory, named by a hash of the target.
+//   - agent: the background process of an attachment (monitor or daemon).
+//
+// Invariants:
+//
+//  1. The state file is on disk before the server or the kernel is touched, and
+//     is removed after everything else is gone. So whatever a kill leaves is
+//     found again by the state file, or, for an attachment that the server made
+//     but nobody wrote down, by its target and worker at the server.
+//  2. One process at a time changes a target: it holds the lock of the target,
+//     which the kernel drops when the process dies.
+//  3. Kernel objects are found by what the kernel says of them (backing file,
+//     backend identifier, mountinfo), never by a number remembered from before.
+//  4. An agent is alive if and only if its lock file is locked. An agent whose
+//     state file has gone, or belongs to a later attach, ends by itself.
+//  5. Attach either returns a working device or leaves nothing behind. Undoing
+//     is the same code as detach, every step of which may be repeated.
+//  6. mkfs runs only on a device whose first and last MiB are zero, or on one
+//     that a former mkfs of the same attachment left unfinished.
+package worker

@@ -1,0 +1,138 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slackerd/slacker/block"
+)
+
+const (
+	loopControl  = "/dev/loop-control"
+	maxLoopTries = 64 // others take loop devices too
+)
+
+// setUpLoop puts a free loop device on file, with direct I/O, and returns its
+// path.
+func setUpLoop(file string, readOnly bool) (string, error) {
+	flags := os.O_RDWR
+	config := unix.LoopConfig{Size: 512}
+	config.Info.Flags = unix.LO_FLAGS_DIRECT_IO
+	if readOnly {
+		flags = os.O_RDONLY
+		config.Info.Flags |= unix.LO_FLAGS_READ_ONLY
+	}
+	copy(config.Info.File_name[:len(config.Info.File_name)-1], file)
+	backing, err := os.OpenFile(file, flags, 0)
+	if err != nil {
+		return "", block.Errorf(ioKind(err), "set up a loop device: %w", err)
+	}
+	defer func() { _ = backing.Close() }()
+	config.Fd = uint32(backing.Fd())
+	control, err := os.OpenFile(loopControl, os.O_RDWR, 0)
+	if err != nil {
+		return "", loopControlError(err)
+	}
+	defer func() { _ = control.Close() }()
+	for range maxLoopTries {
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return "", block.Errorf(block.Unsupported, "find a free loop device: %w", err)
+		}
+		device := fmt.Sprintf("/dev/loop%d", n)
+		err = configureLoop(device, &config)
+		if err == nil {
+			return device, nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return "", block.Errorf(block.IO, "set up %s on %s: %w", device, file, err)
+		}
+	}
+	return "", block.Errorf(block.Busy, "set up a loop device: %d in a row were taken by others", maxLoopTries)
+}
+
+func loopControlError(err error) error {
+	if errGone(err) {
+		return block.Errorf(block.Unsupported, "%s is missing: load the kernel module loop (modprobe loop), or give the container the device", loopControl)
+	}
+	return block.Errorf(ioKind(err), "set up a loop device: %w", err)
+}
+
+func configureLoop(device string, config *unix.LoopConfig) error {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	return unix.IoctlLoopConfigure(int(f.Fd()), config)
+}
+
+// loopOf returns the loop device on file, or "".
+func loopOf(file string) (string, error) {
+	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return "", block.Errorf(block.Internal, "list loop devices: %w", err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		backing := strings.TrimSuffix(strings.TrimSpace(string(b)), " (deleted)")
+		// Once the file system below is unmounted the kernel shows the path from
+		// its root only, which names no target; such a loop is on its way out.
+		if backing == file {
+			return "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(name))), nil
+		}
+	}
+	return "", nil
+}
+
+// clearLoop takes the loop device off file and waits until it is gone. What
+// has it open keeps it alive.
+func clearLoop(ctx context.Context, file string) error {
+	device, err := loopOf(file)
+	if err != nil || device == "" {
+		return err
+	}
+	f, err := os.OpenFile(device, os.O_RDONLY, 0)
+	if err != nil {
+		return block.Errorf(ioKind(err), "clear %s: %w", device, err)
+	}
+	err = unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0)
+	_ = f.Close()
+	if err != nil && err != unix.ENXIO {
+		return block.Errorf(block.Busy, "clear %s: %w", device, err)
+	}
+	gone := func() (bool, error) {
+		now, err := loopOf(file)
+		return now != device, err
+	}
+	if err := await(ctx, gone); err != nil {
+		return block.Errorf(block.Busy, "%s is still in use%s: %w", device, users(device), err)
+	}
+	return nil
+}
+
+// await polls ok until it holds, for at most settleTimeout: the kernel tells
+// nobody when these things have gone.
+func await(ctx context.Context, ok func() (bool, error)) error {
+	for deadline := time.Now().Add(settleTimeout); ; time.Sleep(2 * time.Millisecond) {
+		done, err := ok()
+		switch {
+		case err != nil || done:
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case time.Now().After(deadline):
+			return fmt.Errorf("waited %v in vain", settleTimeout)
+		}
+	}
+}

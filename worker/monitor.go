@@ -1,0 +1,260 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/nbdclient"
+)
+
+const (
+	monitorTick     = time.Second // how often it looks, announcements aside
+	monitorBackoff  = 50 * time.Millisecond
+	monitorMaxWait  = 2 * time.Second
+	adoptionTimeout = 5 * time.Second
+)
+
+// monitor keeps the sockets of one nbd device connected. It holds a
+// descriptor of each socket only to see it die; the kernel has its own.
+type monitor struct {
+	*running
+	driver  nbdDriver
+	link    *nbdLink
+	index   uint32
+	sockets []*os.File // by slot; nil: connected by a former monitor, if at all
+	names   []nbdclient.SlotName
+	log     *zap.Logger
+}
+
+// RunMonitor is the agent of the nbd driver. It connects the device unless it
+// is connected already, and returns when the device is gone, or on SIGTERM.
+func RunMonitor(args AgentArgs, logger *zap.Logger) error {
+	r, err := becomeAgent(args)
+	if err == nil {
+		err = r.monitor(logger)
+	}
+	if r != nil {
+		r.report("", err)
+	}
+	return err
+}
+
+func (r *running) monitor(logger *zap.Logger) error {
+	n := r.state.Connections
+	if n < 1 || n > nbdclient.MaxConnections {
+		return block.Errorf(block.Corrupt, "monitor of %s: state names %d connections", r.target, n)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	link, err := openNBDLink()
+	if err != nil {
+		return err
+	}
+	defer link.close()
+	events, err := openNBDLink()
+	if err != nil {
+		return err
+	}
+	if err := events.listen(); err != nil {
+		events.close()
+		return err
+	}
+	m := &monitor{running: r, driver: nbdDriver{store: r.store}, link: link, sockets: make([]*os.File, n), names: make([]nbdclient.SlotName, n),
+		log: logger.With(zap.String("target", r.target))}
+	defer m.dropAll()
+	index, connected, err := m.driver.index(r.state.AttachmentID)
+	if err == nil && !connected {
+		index, err = m.connect(ctx)
+	}
+	if err != nil {
+		events.close()
+		return err
+	}
+	m.index = index
+	r.report(fmt.Sprintf("nbd%d", index), nil)
+	dead := make(chan struct{}, 1)
+	ended := make(chan struct{})
+	go func() { defer close(ended); m.announce(events, dead) }()
+	err = m.watch(ctx, dead)
+	events.close()
+	<-ended
+	return err
+}
+
+// announce passes on that a socket of the device has died.
+func (m *monitor) announce(events *nbdLink, dead chan<- struct{}) {
+	for {
+		indexes, err := events.linkDead()
+		if err != nil {
+			return // closed, or overrun: the tick sees it too
+		}
+		for _, index := range indexes {
+			if index == m.index {
+				select {
+				case dead <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+}
+
+// watch replaces dead sockets until the device is gone.
+func (m *monitor) watch(ctx context.Context, dead <-chan struct{}) error {
+	tick := time.NewTicker(monitorTick)
+	defer tick.Stop()
+	for {
+		announced := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-dead:
+			announced = true
+		case <-tick.C:
+		}
+		_, connected, err := m.driver.index(m.state.AttachmentID)
+		if err != nil {
+			return err
+		}
+		if !connected || !m.current() {
+			return nil
+		}
+		for slot, socket := range m.sockets {
+			// Which of the sockets it has not made itself has died a monitor
+			// cannot know: it replaces them all, and the server fences each old one.
+			if (socket == nil && announced) || (socket != nil && isDead(socket)) {
+				if err := m.replace(ctx, slot); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+// isDead reports whether either side has shut a socket down.
+func isDead(f *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+}
+
+// connect makes the device.
+func (m *monitor) connect(ctx context.Context) (uint32, error) {
+	var info nbdclient.Info
+	for slot := range m.sockets {
+		f, got, err := m.dial(ctx, slot)
+		if err != nil {
+			return 0, err
+		}
+		m.sockets[slot] = f
+		if slot == 0 {
+			info = got
+		}
+		if slot == 0 && len(m.sockets) > 1 && !info.Flags.Has(nbdclient.FlagCanMultiConn) {
+			return 0, block.Errorf(block.Unsupported, "attach %s: the server takes one connection only, want %d", m.target, len(m.sockets))
+		}
+	}
+	if m.state.ReadOnly {
+		info.Flags |= nbdclient.FlagReadOnly
+	}
+	return m.link.connect(nbdConfig{sizeBytes: info.SizeBytes, serverFlags: uint64(info.Flags), requestTimeout: m.state.requestTimeout(),
+		deadFor: m.state.deadTimeout(), backend: m.state.AttachmentID}, m.sockets)
+}
+
+// dial connects a slot to the first address that answers.
+func (m *monitor) dial(ctx context.Context, slot int) (*os.File, nbdclient.Info, error) {
+	err := error(block.Errorf(block.Invalid, "%s has no NBD address", m.target))
+	for _, a := range m.state.NBDAddresses {
+		addr, aerr := nbdclient.ParseAddr(a)
+		if aerr != nil {
+			return nil, nbdclient.Info{}, aerr
+		}
+		name := m.names[slot].Next(m.state.ExportName, slot)
+		conn, info, derr := nbdclient.DialKernel(ctx, addr, name, m.state.requestTimeout())
+		if derr == nil {
+			f, ferr := socketFile(conn)
+			return f, info, ferr
+		}
+		err = derr
+	}
+	return nil, nbdclient.Info{}, err
+}
+
+// replace connects a slot anew, however long it takes, and hands the socket to
+// the kernel. It returns an error when there is nothing more to watch.
+func (m *monitor) replace(ctx context.Context, slot int) error {
+	begun := time.Now()
+	for wait := monitorBackoff; ; wait = min(2*wait, monitorMaxWait) {
+		f, info, err := m.dial(ctx, slot)
+		if err == nil && info.SizeBytes < m.state.SizeBytes {
+			_ = f.Close()
+			err = block.Errorf(block.Invalid, "export has now %d bytes, want %d", info.SizeBytes, m.state.SizeBytes)
+		}
+		if err == nil {
+			if err = m.handOver(ctx, slot, f); err == nil {
+				m.log.Info("socket replaced", zap.Int("slot", slot), zap.Duration("after", time.Since(begun)))
+				return nil
+			}
+			_ = f.Close()
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if _, connected, ierr := m.driver.index(m.state.AttachmentID); ierr != nil || !connected || !m.current() {
+			return joinLine(ierr, err)
+		}
+		m.log.Warn("cannot replace socket", zap.Int("slot", slot), zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait/2 + rand.N(wait)):
+		}
+	}
+}
+
+// handOver gives the kernel f in place of a dead socket. The kernel says
+// nothing when it knows of no dead one yet. But a socket that it has taken has
+// its send timeout set, which shows on our descriptor of the same socket.
+func (m *monitor) handOver(ctx context.Context, slot int, f *os.File) error {
+	for deadline := time.Now().Add(adoptionTimeout); ; {
+		if err := m.link.reconfigure(m.index, m.state.AttachmentID, []*os.File{f}); err != nil {
+			return err
+		}
+		timeout, err := unix.GetsockoptTimeval(int(f.Fd()), unix.SOL_SOCKET, unix.SO_SNDTIMEO)
+		if err != nil {
+			return block.Errorf(block.IO, "look at a socket of nbd%d: %w", m.index, err)
+		}
+		if timeout.Sec == int64(m.state.RequestSeconds) {
+			if old := m.sockets[slot]; old != nil {
+				_ = old.Close()
+			}
+			m.sockets[slot] = f
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return block.Errorf(block.Busy, "nbd%d takes no socket in place of a dead one", m.index)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// dropAll closes the monitor's descriptors; the kernel keeps its own.
+func (m *monitor) dropAll() {
+	for _, f := range m.sockets {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}

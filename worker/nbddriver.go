@@ -1,0 +1,136 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/slackerd/slacker/block"
+)
+
+const modprobeTimeout = 10 * time.Second
+
+// nbdDriver is the kernel's NBD client, and a monitor that replaces its dead
+// sockets.
+type nbdDriver struct {
+	store store
+	sysfs string // "" is /sys; tests have their own
+}
+
+func (d nbdDriver) agent(s *state) agent { return agent{d.store, s.Target} }
+
+func (d nbdDriver) sys(elem ...string) string {
+	root := d.sysfs
+	if root == "" {
+		root = "/sys"
+	}
+	return filepath.Join(append([]string{root}, elem...)...)
+}
+
+func (d nbdDriver) check() error {
+	if _, err := os.Stat(d.sys("module", "nbd")); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), modprobeTimeout)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, "modprobe", "nbd").CombinedOutput()
+		if err != nil {
+			release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+			return block.Errorf(block.Unsupported, "nbd driver: kernel %s has no module nbd (modprobe nbd: %.200s): install the Debian package linux-image-amd64, whose kernels have it, or use --driver fuse",
+				strings.TrimSpace(string(release)), strings.Join(strings.Fields(string(out)+" "+err.Error()), " "))
+		}
+	}
+	link, err := openNBDLink()
+	if err != nil {
+		return block.Wrap(block.Unsupported, err, "nbd driver")
+	}
+	link.close()
+	return nil
+}
+
+func (d nbdDriver) up(ctx context.Context, s *state, executable string) error {
+	_, err := d.agent(s).start(ctx, executable, AgentMonitor, s.Nonce)
+	return err
+}
+
+func (d nbdDriver) device(s *state) (string, error) {
+	index, ok, err := d.index(s.AttachmentID)
+	if err != nil || !ok {
+		return "", err
+	}
+	return fmt.Sprintf("/dev/nbd%d", index), nil
+}
+
+// index finds the connected device of an attachment by its backend identifier.
+func (d nbdDriver) index(attachmentID string) (index uint32, ok bool, err error) {
+	if attachmentID == "" {
+		return 0, false, nil
+	}
+	names, err := filepath.Glob(d.sys("block", "nbd*", "backend"))
+	if err != nil {
+		return 0, false, block.Errorf(block.Internal, "list nbd devices: %w", err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil || strings.TrimSpace(string(b)) != attachmentID {
+			continue
+		}
+		dir := filepath.Dir(name)
+		if _, err := os.Stat(filepath.Join(dir, "pid")); err != nil {
+			continue // not connected
+		}
+		n, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(dir), "nbd"), 10, 32)
+		if err == nil {
+			return uint32(n), true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+func (d nbdDriver) healthy(ctx context.Context, s *state, executable string) error {
+	device, err := d.device(s)
+	if err != nil {
+		return err
+	}
+	if device == "" {
+		return block.Errorf(block.IO, "%s: its nbd device is gone: %s", s.Target, d.agent(s).lastWords())
+	}
+	if d.agent(s).pid() != 0 {
+		return nil
+	}
+	// The device works without its monitor, but would not survive a restart of
+	// the server: have one again.
+	_, err = d.agent(s).start(ctx, executable, AgentMonitor, s.Nonce)
+	return err
+}
+
+func (d nbdDriver) down(ctx context.Context, s *state, _ bool) error {
+	// The monitor first: it would connect again what is disconnected here.
+	if err := d.agent(s).stop(settleTimeout / 2); err != nil {
+		return err
+	}
+	index, ok, err := d.index(s.AttachmentID)
+	if err != nil || !ok {
+		return err
+	}
+	link, err := openNBDLink()
+	if err != nil {
+		return err
+	}
+	defer link.close()
+	if err := link.disconnect(index); err != nil {
+		return err
+	}
+	gone := func() (bool, error) {
+		_, still, err := d.index(s.AttachmentID)
+		return !still, err
+	}
+	if err := await(ctx, gone); err != nil {
+		device := fmt.Sprintf("/dev/nbd%d", index)
+		return block.Errorf(block.Busy, "%s is still in use%s: %w", device, users(device), err)
+	}
+	return nil
+}

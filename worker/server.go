@@ -1,0 +1,123 @@
+package worker
+
+import (
+	"context"
+	"regexp"
+
+	"connectrpc.com/connect"
+
+	"github.com/slackerd/slacker/api"
+	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/nbdclient"
+)
+
+// maxNBDAddresses bounds the addresses a server may name.
+const maxNBDAddresses = 64
+
+// attachmentIDs are fit for file names, sysfs and log lines.
+var attachmentIDs = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// fillFrom takes over what the server says of an attachment.
+func (s *state) fillFrom(a *slackerv1.Attachment) error {
+	switch {
+	case !attachmentIDs.MatchString(a.GetId()):
+		return block.Errorf(block.Invalid, "attach %s: the server gives the attachment the id %.140q", s.Target, a.GetId())
+	case a.GetSizeBytes() == 0 || a.GetSizeBytes() > block.MaxVolumeBytes:
+		return block.Errorf(block.Invalid, "attach %s: the server says its size is %d bytes, want 1 to %d", s.Target, a.GetSizeBytes(), uint64(block.MaxVolumeBytes))
+	case a.GetExportName() == "" || len(a.GetExportName()) > nbdclient.MaxExportNameBytes/2:
+		return block.Errorf(block.Invalid, "attach %s: the server gives an export name of %d bytes", s.Target, len(a.GetExportName()))
+	case len(a.GetNbdAddresses()) == 0 || len(a.GetNbdAddresses()) > maxNBDAddresses:
+		return block.Errorf(block.Unavailable, "attach %s: the server names %d NBD addresses, want 1 to %d: it needs --nbd-listen", s.Target, len(a.GetNbdAddresses()), maxNBDAddresses)
+	}
+	for _, addr := range a.GetNbdAddresses() {
+		if _, err := nbdclient.ParseAddr(addr); err != nil {
+			return err
+		}
+	}
+	s.AttachmentID, s.ExportName, s.SizeBytes = a.GetId(), a.GetExportName(), a.GetSizeBytes()
+	s.NBDAddresses = a.GetNbdAddresses()
+	return nil
+}
+
+// attachAtServer gets an attachment. One that this worker has at the server
+// without knowing of it is what a kill left between the server's answer and
+// the state file: it is dropped first.
+func (w *Worker) attachAtServer(ctx context.Context, s *state, takeover bool) error {
+	request := &slackerv1.AttachRequest{Target: s.Target, Worker: s.Worker, ReadOnly: s.ReadOnly, Takeover: takeover}
+	answer, err := w.API.Attach(ctx, connect.NewRequest(request))
+	if err != nil && block.Is(w.fromAPI(err), block.Busy) {
+		dropped, derr := w.dropOrphans(ctx, s.Target)
+		if derr != nil {
+			return derr
+		}
+		if dropped > 0 {
+			answer, err = w.API.Attach(ctx, connect.NewRequest(request))
+		}
+	}
+	if err != nil {
+		return block.Wrap(block.Internal, w.fromAPI(err), "attach "+s.Target)
+	}
+	return s.fillFrom(answer.Msg)
+}
+
+// dropOrphans detaches what this worker has of target at the server. The
+// caller holds the lock of the target and has no attachment of it.
+func (w *Worker) dropOrphans(ctx context.Context, target string) (int, error) {
+	mine, err := w.atServer(ctx, target)
+	if err != nil {
+		return 0, err
+	}
+	for _, a := range mine {
+		if err := w.detachAtServer(ctx, a.GetId()); err != nil {
+			return 0, err
+		}
+	}
+	return len(mine), nil
+}
+
+// atServer lists the attachments that the server has of this worker.
+func (w *Worker) atServer(ctx context.Context, target string) ([]*slackerv1.Attachment, error) {
+	answer, err := w.API.ListAttachments(ctx, connect.NewRequest(&slackerv1.ListAttachmentsRequest{Target: target, Worker: w.Worker}))
+	if err != nil {
+		return nil, block.Wrap(block.Internal, w.fromAPI(err), "list attachments")
+	}
+	var mine []*slackerv1.Attachment
+	for _, a := range answer.Msg.GetAttachments() {
+		if a.GetWorker() == w.Worker && (target == "" || a.GetTarget() == target) {
+			mine = append(mine, a)
+		}
+	}
+	return mine, nil
+}
+
+// confirmAtServer asks whether the attachment still holds.
+func (w *Worker) confirmAtServer(ctx context.Context, s *state) error {
+	_, err := w.API.Attach(ctx, connect.NewRequest(&slackerv1.AttachRequest{Target: s.Target, Worker: s.Worker, ReadOnly: s.ReadOnly, AttachmentId: s.AttachmentID}))
+	if err != nil {
+		return block.Wrap(block.Internal, w.fromAPI(err), "confirm the attachment of "+s.Target)
+	}
+	return nil
+}
+
+// detachAtServer ends an attachment; one that is gone already is fine.
+func (w *Worker) detachAtServer(ctx context.Context, id string) error {
+	_, err := w.API.Detach(ctx, connect.NewRequest(&slackerv1.DetachRequest{AttachmentId: id}))
+	if err == nil {
+		return nil
+	}
+	if err := w.fromAPI(err); !block.Is(err, block.NotFound) && !block.Is(err, block.Fenced) {
+		return block.Wrap(block.Internal, err, "detach "+id)
+	}
+	return nil
+}
+
+// fromAPI gives an error of the API its kind back, and names the server that
+// does not answer.
+func (w *Worker) fromAPI(err error) error {
+	err = api.FromConnect(err)
+	if block.Is(err, block.Unavailable) {
+		return block.Errorf(block.Unavailable, "no answer from slackerd at %s (is it running? see --server): %w", w.Server, err)
+	}
+	return err
+}
