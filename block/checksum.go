@@ -1,9 +1,6 @@
 package block
 
-import (
-	"encoding/binary"
-	"hash/crc32"
-)
+import "hash/crc32"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -13,9 +10,13 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // index, unlike the layer or the address, survives clones, layer merges and
 // the segment cleaner, so none of them has to touch the checksum.
 func Checksum(i Index, data []byte) uint32 {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(i))
-	return crc32.Update(crc32.Update(0, castagnoli, b[:]), castagnoli, data)
+	// The index byte by byte: handing a buffer to crc32 would put it on the heap.
+	crc := ^uint32(0)
+	for range 8 {
+		crc = castagnoli[byte(crc)^byte(i)] ^ crc>>8
+		i >>= 8
+	}
+	return crc32.Update(^crc, castagnoli, data)
 }
 
 // MetaChecksum returns the CRC-32C of metadata.
