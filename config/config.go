@@ -15,7 +15,9 @@ type Config struct {
 type Server struct {
 	DataDir   string
 	NBDListen []Address
-	APIListen []Address
+	// NBDAdvertise is what workers are told to connect to; empty: NBDListen.
+	NBDAdvertise []Address
+	APIListen    []Address
 	// AllowInsecureListen permits addresses beyond the loopback interface.
 	AllowInsecureListen bool
 	// ShutdownTimeout bounds a clean shutdown.

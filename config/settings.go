@@ -35,6 +35,15 @@ var settings = []setting{
 	{key: "server.nbd_listen", flag: "nbd-listen", def: []string{"tcp://127.0.0.1:10809"}, list: true, want: addressWanted,
 		doc: "Where NBD clients connect. Sockets named nbd that systemd passes replace these.",
 		put: func(c *Config, v []string) error { return putAddresses(&c.Server.NBDListen, v) }},
+	{key: "server.nbd_advertise", flag: "nbd-advertise", list: true, want: "tcp://HOST:PORT and unix:///PATH, or nothing",
+		doc: "What workers are told to connect to, when that is not where the server listens: behind a proxy, or listening on all interfaces.",
+		put: func(c *Config, v []string) error {
+			if len(v) == 0 {
+				c.Server.NBDAdvertise = nil
+				return nil
+			}
+			return putAddresses(&c.Server.NBDAdvertise, v)
+		}},
 	{key: "server.api_listen", flag: "api-listen", def: []string{"tcp://127.0.0.1:10808"}, list: true, want: addressWanted,
 		doc: "Where the admin API, /metrics, /healthz and /readyz are. Sockets named api that systemd passes replace these.",
 		put: func(c *Config, v []string) error { return putAddresses(&c.Server.APIListen, v) }},

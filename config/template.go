@@ -44,6 +44,9 @@ func yamlValue(s *setting) string {
 	if !s.list {
 		return " " + scalar(s.def[0])
 	}
+	if len(s.def) == 0 {
+		return " []"
+	}
 	var b strings.Builder
 	for _, v := range s.def {
 		b.WriteString("\n    - " + scalar(v))

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/volume"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+)
+
+func newCheck() *cobra.Command {
+	var data, asJSON bool
+	cmd := &cobra.Command{
+		Use: "check", Short: "Verify a store that no server has open", Args: noArgs,
+		Long: "Check walks the store in the data directory and reports every damage it finds, one per line: what kind, where,\n" +
+			"and which volumes and snapshots see it. It first replays the log, as the server does when it starts. For a\n" +
+			"store that a server has open use slackerctl check.\n\n" +
+			"It ends with status 8 when something is damaged.\n" + exitHelp,
+		Example: "  slackerd check --data-dir /var/lib/slacker\n  slackerd check --data-dir /var/lib/slacker --data --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			return checkOffline(ctx, l.Server.DataDir, data, asJSON, cmd.OutOrStdout())
+		},
+	}
+	addConfigFlags(cmd)
+	cmd.Flags().BoolVar(&data, "data", false, "Also read every live block and verify its checksum.")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "Print JSON: an array of {kind, object, detail, affected}.")
+	return cmd
+}
+
+func checkOffline(ctx context.Context, dir string, data, asJSON bool, out io.Writer) error {
+	// Opening would make the directories of a store that is not there.
+	if _, err := os.Stat(filepath.Join(dir, "map")); err != nil {
+		kind := block.NotFound
+		if errors.Is(err, os.ErrPermission) {
+			kind = block.Permission
+		}
+		return block.Errorf(kind, "check %s: want the data directory of a store: %w", dir, err)
+	}
+	store, err := volume.Open(volume.Options{Dir: dir, Logger: zap.NewNop(), MustExist: true})
+	if block.Is(err, block.Busy) {
+		return block.Errorf(block.Busy, "check %s: %w: use slackerctl check while a server runs", dir, err)
+	}
+	if err != nil {
+		return block.Wrap(block.IO, err, "check "+dir)
+	}
+	damages, err := checkStore(ctx, store, data, nil)
+	if err == nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err = errors.Join(err, store.Close()); err != nil {
+		return err
+	}
+	if err := printDamages(out, damages, asJSON); err != nil {
+		return block.Errorf(block.IO, "print: %w", err)
+	}
+	if len(damages) > 0 {
+		return block.Errorf(block.Corrupt, "check %s: %d damages", dir, len(damages))
+	}
+	return nil
+}
+
+// damageJSON is the stable form of a damage for programs.
+type damageJSON struct {
+	Kind     string   `json:"kind"`
+	Object   string   `json:"object"`
+	Detail   string   `json:"detail"`
+	Affected []string `json:"affected"`
+}
+
+func printDamages(out io.Writer, damages []api.Damage, asJSON bool) error {
+	if asJSON {
+		rows := make([]damageJSON, len(damages))
+		for i, d := range damages {
+			rows[i] = damageJSON(d)
+			if rows[i].Affected == nil {
+				rows[i].Affected = []string{}
+			}
+		}
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		return e.Encode(rows)
+	}
+	if len(damages) == 0 {
+		_, err := fmt.Fprintln(out, "no damage found")
+		return err
+	}
+	for _, d := range damages {
+		seen := ""
+		if len(d.Affected) > 0 {
+			seen = " (seen by " + strings.Join(d.Affected, ", ") + ")"
+		}
+		if _, err := fmt.Fprintf(out, "%s: %s: %s%s\n", d.Kind, d.Object, d.Detail, seen); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/config"
+	"github.com/slackerd/slacker/gc"
+	"github.com/slackerd/slacker/nbdserver"
+	"github.com/slackerd/slacker/volume"
+	"go.uber.org/zap"
+)
+
+// server is a running slackerd.
+type server struct {
+	config    *config.Config
+	log       *zap.Logger
+	store     *volume.Store
+	collector atomic.Pointer[gc.Collector]
+	sockets   *sockets
+	nbd       *nbdserver.Server
+	http      *http.Server
+	health    health
+
+	running sync.WaitGroup
+	failed  chan error // what ended the server before its time; holds one
+}
+
+// serve runs the server until ctx ends or something essential fails, then
+// stops it in order (D2).
+func serve(ctx context.Context, c *config.Config, log *zap.Logger) error {
+	s := &server{config: c, log: log, failed: make(chan error, 1)}
+	began := time.Now()
+	// The background work outlives ctx until the connections are closed.
+	background, stopBackground := context.WithCancel(context.Background())
+	defer stopBackground()
+	if err := s.open(background, began); err != nil {
+		return errors.Join(err, s.closeStore())
+	}
+	notify := notifier{log}
+	s.start(ctx, background, notify)
+	nbd, apis := addresses(s.sockets.nbd), addresses(s.sockets.api)
+	log.Info("serving", zap.String("version", versionText()), zap.String("data_dir", c.Server.DataDir),
+		zap.Strings("nbd", nbd), zap.Strings("api", apis), zap.Duration("took", time.Since(began)))
+	notify.send(daemon.SdNotifyReady + "\nSTATUS=serving NBD on " + strings.Join(nbd, " ") + ", API on " + strings.Join(apis, " "))
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-s.failed:
+	}
+	notify.send(daemon.SdNotifyStopping)
+	err = errors.Join(err, s.stop(stopBackground))
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
+}
+
+// open opens the store and the sockets, and makes what serves them.
+func (s *server) open(background context.Context, began time.Time) (err error) {
+	c := s.config
+	s.store, err = volume.Open(volume.Options{Dir: c.Server.DataDir, Logger: s.log.Named("store"), SegmentBytes: c.Store.SegmentSize,
+		MapCacheBytes: c.Store.MapCacheSize, PageCacheBytes: c.Store.PageCacheSize, CommitInterval: c.Store.CommitInterval,
+		OnGarbage: s.wakeCollector})
+	if err != nil {
+		return err
+	}
+	s.health = health{s.store}
+	s.collector.Store(gc.New(s.store, gc.Options{Logger: s.log.Named("gc"), CleanBelow: float64(c.GC.CleanBelow) / 100, Interval: c.GC.Interval}))
+	if s.sockets, err = openSockets(&c.Server); err != nil {
+		return err
+	}
+	if err := s.makeServers(background, began); err != nil {
+		return errors.Join(err, s.sockets.close())
+	}
+	return nil
+}
+
+func (s *server) makeServers(background context.Context, began time.Time) (err error) {
+	registry := newRegistry(s.store)
+	s.nbd, err = nbdserver.New(backend{s.store}, nbdserver.Options{Logger: s.log.Named("nbd"), Limits: nbdLimits(&s.config.NBD), Metrics: newNBDMetrics(registry)})
+	if err != nil {
+		return err
+	}
+	advertise := addresses(s.sockets.nbd)
+	if len(s.config.Server.NBDAdvertise) > 0 {
+		advertise = nil
+		for _, a := range s.config.Server.NBDAdvertise {
+			advertise = append(advertise, a.String())
+		}
+	}
+	u := upkeep{store: s.store, collector: s.collector.Load(), stopping: background}
+	admin, err := api.NewServer(s.store, api.Options{Version: versionText(), DataDir: s.config.Server.DataDir, NBDAddresses: advertise,
+		Started: began, Checker: u, Collector: u, Log: s.log.Named("api")})
+	if err != nil {
+		return err
+	}
+	path, handler := api.NewHandler(admin)
+	s.http = newHTTP(path, handler, s.health, registry, s.config.Server.Pprof, s.log.Named("http"))
+	return nil
+}
+
+// wakeCollector is called by the store, also before there is a collector.
+func (s *server) wakeCollector() {
+	if c := s.collector.Load(); c != nil {
+		c.Wake()
+	}
+}
+
+func nbdLimits(c *config.NBD) nbdserver.Limits {
+	l := nbdserver.DefaultLimits()
+	l.Connections = int(c.MaxConnections)
+	l.Handshake = c.HandshakeTimeout
+	l.Stall = c.StallTimeout
+	l.RequestBytes = int(c.MaxRequest)
+	l.InFlightRequests = int(c.MaxInFlightRequests)
+	l.InFlightBytes = int(c.MaxInFlightBytes)
+	l.TotalBytes = int(c.MaxTotalBytes)
+	return l
+}
+
+// start sets everything to work.
+func (s *server) start(ctx, background context.Context, notify notifier) {
+	s.background(func() { s.collector.Load().Run(background) })
+	s.background(func() { notify.watchdog(background, s.health.live) })
+	for _, l := range s.sockets.nbd {
+		s.background(func() { s.fail(s.nbd.Serve(ctx, l)) })
+	}
+	for _, l := range s.sockets.api {
+		s.background(func() { s.fail(s.serveHTTP(l)) })
+	}
+}
+
+func (s *server) serveHTTP(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return block.Errorf(block.IO, "api on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+func (s *server) background(f func()) {
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		f()
+	}()
+}
+
+func (s *server) fail(err error) {
+	if err == nil {
+		return
+	}
+	select {
+	case s.failed <- err:
+	default:
+	}
+}
+
+// stop ends the server: connections, background work, store, in this order.
+func (s *server) stop(stopBackground func()) error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.config.Server.ShutdownTimeout)
+	defer cancel()
+	// Long requests of the API end with the background work.
+	stopBackground()
+	var errs []error
+	if err := s.nbd.Shutdown(ctx); err != nil {
+		s.log.Warn("NBD connections were cut: their commands took too long to finish", zap.Duration("waited", s.config.Server.ShutdownTimeout), zap.Error(err))
+	}
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.log.Warn("API requests were cut: they took too long to finish", zap.Error(err))
+		errs = append(errs, s.http.Close())
+	}
+	s.running.Wait()
+	errs = append(errs, s.closeStore())
+	if err := errors.Join(errs...); err != nil {
+		return block.Wrap(block.IO, err, "stop")
+	}
+	return nil
+}
+
+func (s *server) closeStore() error {
+	if s.store == nil {
+		return nil
+	}
+	if err := s.store.Close(); err != nil {
+		return fmt.Errorf("close the store: %w", err)
+	}
+	return nil
+}

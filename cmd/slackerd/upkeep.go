@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+
+	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/check"
+	"github.com/slackerd/slacker/gc"
+	"github.com/slackerd/slacker/volume"
+)
+
+// upkeep is what the API can ask for that may take long. It ends when the
+// server stops, so that stopping does not wait for it.
+type upkeep struct {
+	store     *volume.Store
+	collector *gc.Collector
+	stopping  context.Context
+}
+
+var (
+	_ api.Checker   = upkeep{}
+	_ api.Collector = upkeep{}
+)
+
+// until returns ctx, which also ends when the server stops.
+func (u upkeep) until(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(u.stopping, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+func (u upkeep) Check(ctx context.Context, data bool, progress func(done, total uint64, unit string)) ([]api.Damage, error) {
+	ctx, done := u.until(ctx)
+	defer done()
+	return checkStore(ctx, u.store, data, progress)
+}
+
+func (u upkeep) Collect(ctx context.Context, dryRun bool, progress func(step string, done, total uint64, unit string)) (uint64, []string, error) {
+	ctx, done := u.until(ctx)
+	defer done()
+	return u.collector.Collect(ctx, dryRun, progress)
+}
+
+func checkStore(ctx context.Context, s *volume.Store, data bool, progress func(done, total uint64, unit string)) ([]api.Damage, error) {
+	found, err := check.Run(ctx, check.Options{Tree: s.Tree(), Log: s.Log(), Flush: s.Flush, Data: data, Progress: progress})
+	damages := make([]api.Damage, len(found))
+	for i, d := range found {
+		damages[i] = api.Damage(d)
+	}
+	return damages, err
+}
