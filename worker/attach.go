@@ -145,7 +145,7 @@ func (w *Worker) again(ctx context.Context, s *state, o AttachOptions) (*Attache
 	if err != nil {
 		return nil, err
 	}
-	if o.MountDir != "" && !mounted || o.Mkfs {
+	if !mounted && (o.MountDir != "" || o.Mkfs) {
 		if err := w.fileSystem(ctx, s, o, false); err != nil {
 			return nil, err
 		}

@@ -32,6 +32,8 @@ const (
 	agentStartTimeout = 30 * time.Second
 	// settleTimeout bounds how long a kernel object may take to go away.
 	settleTimeout = 10 * time.Second
+	// forcedSettleTimeout is the same where what stays in use is left alone.
+	forcedSettleTimeout = time.Second
 )
 
 // Config is what all operations of a worker share.

@@ -71,7 +71,11 @@ func (d fuseDriver) healthy(_ context.Context, s *state, _ string) error {
 }
 
 func (d fuseDriver) down(ctx context.Context, s *state, force bool) error {
-	err := clearLoop(ctx, d.store.fuseFile(s.Target))
+	limit := settleTimeout
+	if force { // the kernel clears it by itself once nobody has it open
+		limit = forcedSettleTimeout
+	}
+	err := clearLoop(ctx, d.store.fuseFile(s.Target), limit)
 	if err != nil && !force {
 		return err
 	}

@@ -95,9 +95,9 @@ func loopOf(file string) (string, error) {
 	return "", nil
 }
 
-// clearLoop takes the loop device off file and waits until it is gone. What
-// has it open keeps it alive.
-func clearLoop(ctx context.Context, file string) error {
+// clearLoop takes the loop device off file and waits until it is gone, for at
+// most limit. What has it open keeps it alive.
+func clearLoop(ctx context.Context, file string, limit time.Duration) error {
 	device, err := loopOf(file)
 	if err != nil || device == "" {
 		return err
@@ -115,16 +115,21 @@ func clearLoop(ctx context.Context, file string) error {
 		now, err := loopOf(file)
 		return now != device, err
 	}
-	if err := await(ctx, gone); err != nil {
+	if err := awaitFor(ctx, limit, gone); err != nil {
 		return block.Errorf(block.Busy, "%s is still in use%s: %w", device, users(device), err)
 	}
 	return nil
 }
 
-// await polls ok until it holds, for at most settleTimeout: the kernel tells
-// nobody when these things have gone.
+// await is awaitFor the usual time.
 func await(ctx context.Context, ok func() (bool, error)) error {
-	for deadline := time.Now().Add(settleTimeout); ; time.Sleep(2 * time.Millisecond) {
+	return awaitFor(ctx, settleTimeout, ok)
+}
+
+// awaitFor polls ok until it holds, for at most limit: the kernel tells nobody
+// when these things have gone.
+func awaitFor(ctx context.Context, limit time.Duration, ok func() (bool, error)) error {
+	for deadline := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {
 		done, err := ok()
 		switch {
 		case err != nil || done:
@@ -132,7 +137,7 @@ func await(ctx context.Context, ok func() (bool, error)) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case time.Now().After(deadline):
-			return fmt.Errorf("waited %v in vain", settleTimeout)
+			return fmt.Errorf("waited %v in vain", limit)
 		}
 	}
 }

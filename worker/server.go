@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"regexp"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -14,6 +15,9 @@ import (
 
 // maxNBDAddresses bounds the addresses a server may name.
 const maxNBDAddresses = 64
+
+// apiTimeout bounds one call of the admin API.
+const apiTimeout = 30 * time.Second
 
 // attachmentIDs are fit for file names, sysfs and log lines.
 var attachmentIDs = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
@@ -44,9 +48,11 @@ func (s *state) fillFrom(a *slackerv1.Attachment) error {
 // without knowing of it is what a kill left between the server's answer and
 // the state file: it is dropped first.
 func (w *Worker) attachAtServer(ctx context.Context, s *state, takeover bool) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	request := &slackerv1.AttachRequest{Target: s.Target, Worker: s.Worker, ReadOnly: s.ReadOnly, Takeover: takeover}
 	answer, err := w.API.Attach(ctx, connect.NewRequest(request))
-	if err != nil && block.Is(w.fromAPI(err), block.Busy) {
+	if err != nil && block.Is(api.FromConnect(err), block.Busy) {
 		dropped, derr := w.dropOrphans(ctx, s.Target)
 		if derr != nil {
 			return derr
@@ -56,7 +62,7 @@ func (w *Worker) attachAtServer(ctx context.Context, s *state, takeover bool) er
 		}
 	}
 	if err != nil {
-		return block.Wrap(block.Internal, w.fromAPI(err), "attach "+s.Target)
+		return block.Wrap(block.Internal, api.FromConnect(err), "attach "+s.Target)
 	}
 	return s.fillFrom(answer.Msg)
 }
@@ -78,9 +84,11 @@ func (w *Worker) dropOrphans(ctx context.Context, target string) (int, error) {
 
 // atServer lists the attachments that the server has of this worker.
 func (w *Worker) atServer(ctx context.Context, target string) ([]*slackerv1.Attachment, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	answer, err := w.API.ListAttachments(ctx, connect.NewRequest(&slackerv1.ListAttachmentsRequest{Target: target, Worker: w.Worker}))
 	if err != nil {
-		return nil, block.Wrap(block.Internal, w.fromAPI(err), "list attachments")
+		return nil, block.Wrap(block.Internal, api.FromConnect(err), "list attachments")
 	}
 	var mine []*slackerv1.Attachment
 	for _, a := range answer.Msg.GetAttachments() {
@@ -93,31 +101,25 @@ func (w *Worker) atServer(ctx context.Context, target string) ([]*slackerv1.Atta
 
 // confirmAtServer asks whether the attachment still holds.
 func (w *Worker) confirmAtServer(ctx context.Context, s *state) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	_, err := w.API.Attach(ctx, connect.NewRequest(&slackerv1.AttachRequest{Target: s.Target, Worker: s.Worker, ReadOnly: s.ReadOnly, AttachmentId: s.AttachmentID}))
 	if err != nil {
-		return block.Wrap(block.Internal, w.fromAPI(err), "confirm the attachment of "+s.Target)
+		return block.Wrap(block.Internal, api.FromConnect(err), "confirm the attachment of "+s.Target)
 	}
 	return nil
 }
 
 // detachAtServer ends an attachment; one that is gone already is fine.
 func (w *Worker) detachAtServer(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	_, err := w.API.Detach(ctx, connect.NewRequest(&slackerv1.DetachRequest{AttachmentId: id}))
 	if err == nil {
 		return nil
 	}
-	if err := w.fromAPI(err); !block.Is(err, block.NotFound) && !block.Is(err, block.Fenced) {
+	if err := api.FromConnect(err); !block.Is(err, block.NotFound) && !block.Is(err, block.Fenced) {
 		return block.Wrap(block.Internal, err, "detach "+id)
 	}
 	return nil
-}
-
-// fromAPI gives an error of the API its kind back, and names the server that
-// does not answer.
-func (w *Worker) fromAPI(err error) error {
-	err = api.FromConnect(err)
-	if block.Is(err, block.Unavailable) {
-		return block.Errorf(block.Unavailable, "no answer from slackerd at %s (is it running? see --server): %w", w.Server, err)
-	}
-	return err
 }

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/worker"
+)
+
+func attachCommand(f *flags) *cobra.Command {
+	var o worker.AttachOptions
+	cmd := &cobra.Command{
+		Use:   "attach VOLUME|VOLUME@SNAPSHOT",
+		Short: "make a volume or snapshot a block device, and mount it",
+		Long: `attach makes a volume, or a snapshot with --read-only, a block device of this
+host and prints the device. Attaching again in the same way prints the same
+device. After an error nothing is left behind.
+
+Drivers: "nbd" is the kernel's NBD client, with no process in the path of the
+data; "fuse" is a FUSE file system with a loop device, for hosts whose kernel
+has no nbd module; "auto" takes nbd where it works (--verbose says why).`,
+		Example: `  slacker-client attach web1 --mkfs --mount /mnt/web1
+  slacker-client attach images/debian@v1 --read-only --mount /mnt/debian
+  slacker-client attach web1 --takeover`,
+		Args: exactArgs("TARGET"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			w, err := f.open(cmd)
+			if err != nil {
+				return err
+			}
+			if o.MountDir != "" {
+				if o.MountDir, err = filepath.Abs(o.MountDir); err != nil {
+					return block.Errorf(block.Invalid, "mount directory: %w", err)
+				}
+			}
+			a, err := w.Attach(cmd.Context(), args[0], o)
+			if err != nil {
+				return err
+			}
+			if f.verbose && a.DriverReason != "" {
+				cmd.PrintErrf("driver %s: %s\n", a.Driver, a.DriverReason)
+			}
+			if f.json {
+				return printJSON(cmd, a)
+			}
+			return print(cmd, "%s\n", a.Device)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&o.Driver, "driver", "auto", "auto, nbd or fuse")
+	fl.StringVar(&o.MountDir, "mount", "", "mount the ext4 file system at this directory")
+	fl.BoolVar(&o.Mkfs, "mkfs", false, "make an ext4 file system if the volume is blank")
+	fl.BoolVar(&o.ReadOnly, "read-only", false, "attach read-only; needed for a snapshot")
+	fl.BoolVar(&o.Takeover, "takeover", false, "take the volume from the worker that has it; its writes fail from then on")
+	fl.IntVar(&o.Connections, "connections", 0, "connections to the server (default: nbd 1, fuse 4); with more than one the kernel's nbd repeats a timed-out write without waiting for the server to fence the first")
+	fl.DurationVar(&f.requestTimeout, "request-timeout", worker.DefaultRequestTimeout, "when a connection that does not answer counts as dead")
+	fl.DurationVar(&f.deadTimeout, "dead-timeout", worker.DefaultDeadTimeout, "how long I/O waits for a server that is away before it fails")
+	return cmd
+}
+
+func detachCommand(f *flags) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "detach VOLUME|DEVICE|DIRECTORY",
+		Short: "unmount and remove a device",
+		Long: `detach unmounts, writes what is cached, removes the device and ends the
+attachment at the server. It also removes what a killed attach left. With
+--force it goes on past what is in use or does not answer; data that has not
+reached the server is then lost.`,
+		Example: `  slacker-client detach web1
+  slacker-client detach /mnt/web1
+  slacker-client detach /dev/loop3 --force`,
+		Args: exactArgs("TARGET"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			w, err := f.open(cmd)
+			if err != nil {
+				return err
+			}
+			target, err := w.Detach(cmd.Context(), args[0], force)
+			if err != nil || !f.json {
+				return err
+			}
+			return printJSON(cmd, map[string]string{"detached": target})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "go on past everything, and lose what is not written yet")
+	return cmd
+}
+
+func listCommand(f *flags) *cobra.Command {
+	var clean bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "list what is attached here",
+		Long: `list shows what is attached to this host, each entry checked against the
+kernel and the server. What is stale was left by something that was killed, or
+taken over by another worker; --clean removes it.`,
+		Example: "  slacker-client list --json\n  slacker-client list --clean",
+		Args:    exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			w, err := f.open(cmd)
+			if err != nil {
+				return err
+			}
+			if clean {
+				cleaned, err := w.Clean(cmd.Context())
+				for _, target := range cleaned {
+					cmd.PrintErrf("removed what was left of %s\n", target)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			rows, err := w.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return printJSON(cmd, rows)
+			}
+			return printRows(cmd, rows)
+		},
+	}
+	cmd.Flags().BoolVar(&clean, "clean", false, "remove what is stale")
+	return cmd
+}
+
+func printRows(cmd *cobra.Command, rows []worker.Row) error {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	line := func(cells ...string) { _, _ = t.Write([]byte(strings.Join(cells, "\t") + "\n")) } // into memory
+	line("TARGET", "DEVICE", "DRIVER", "SIZE", "MODE", "MOUNTED", "STATE")
+	for _, r := range rows {
+		mode, state := "rw", r.Condition
+		if r.ReadOnly {
+			mode = "ro"
+		}
+		if r.Why != "" {
+			state += " (" + r.Why + ")"
+		}
+		line(r.Target, dash(r.Device), dash(r.Driver), humanize.IBytes(r.SizeBytes), mode, dash(strings.Join(r.Mounts, ",")), state)
+	}
+	if err := t.Flush(); err != nil {
+		return block.Errorf(block.IO, "print: %w", err)
+	}
+	return print(cmd, "%s", b.String())
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// agentCommands are the background processes that attach starts.
+func agentCommands() []*cobra.Command {
+	agent := func(name string, run func(worker.AgentArgs, *zap.Logger) error) *cobra.Command {
+		return &cobra.Command{
+			Use: name + " STATEDIR TARGET NONCE", Short: "background process of an attachment", Hidden: true,
+			Args: exactArgs("STATEDIR", "TARGET", "NONCE"),
+			RunE: func(_ *cobra.Command, args []string) error {
+				logger, err := zap.NewProduction()
+				if err != nil {
+					return block.Errorf(block.Internal, "make a logger: %w", err)
+				}
+				return run(worker.AgentArgs{StateDir: args[0], Target: args[1], Nonce: args[2]}, logger)
+			},
+		}
+	}
+	return []*cobra.Command{agent(worker.AgentMonitor, worker.RunMonitor), agent(worker.AgentFuseDaemon, worker.RunFuseDaemon)}
+}
