@@ -108,7 +108,11 @@ func leftovers(t *testing.T, stateDir string) (left []string) {
 		t.Fatal(err)
 	}
 	for _, name := range backing {
-		if b, err := os.ReadFile(name); err == nil && strings.Contains(string(b), stateDir) {
+		b, err := os.ReadFile(name)
+		ours := slices.ContainsFunc([]string{"v", "team/v", "v@s"}, func(target string) bool {
+			return strings.Contains(string(b), filepath.Base(store{stateDir}.fuseFile(target)))
+		})
+		if err == nil && ours {
 			left = append(left, "loop device "+name)
 		}
 	}
@@ -248,21 +252,21 @@ func TestDaemonKilled(t *testing.T) {
 	needFuse(t)
 	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
 	w := testWorker(t, testConfig(t, f))
-	for _, then := range []string{"detach", "attach", "clean"} {
+	for then, sig := range map[string]unix.Signal{"detach": unix.SIGKILL, "attach": unix.SIGKILL, "clean": unix.SIGKILL, "detach after SIGTERM": unix.SIGTERM} {
 		t.Run(then, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "m")
 			_, err := w.Attach(t.Context(), "v", fuseOptions(dir))
 			must(t, err)
 			must(t, os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o600))
 			ag := agent{w.store, "v"}
-			must(t, unix.Kill(ag.pid(), unix.SIGKILL))
+			must(t, unix.Kill(ag.pid(), sig))
 			must(t, await(t.Context(), func() (bool, error) { return ag.pid() == 0, nil }))
 			rows, err := w.List(t.Context())
 			if err != nil || rows[0].Condition != ConditionStale {
 				t.Fatalf("list: %+v, %v", rows, err)
 			}
 			switch then {
-			case "detach":
+			case "detach", "detach after SIGTERM":
 				_, err = w.Detach(t.Context(), "v", false)
 			case "attach":
 				if _, err = w.Attach(t.Context(), "v", fuseOptions(dir)); err == nil {

@@ -5,6 +5,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -45,7 +46,7 @@ func (r *running) serveFuse(logger *zap.Logger) error {
 	if !r.state.ReadOnly && session.Info().Flags.Has(nbdclient.FlagReadOnly) {
 		return block.Errorf(block.ReadOnly, "attach %s: the server offers it read-only", r.target)
 	}
-	server, err := mountFuse(newFuseFS(session, r.state.ReadOnly), r.store.fuseDir(r.target))
+	server, err := mountFuse(newFuseFS(session, filepath.Base(r.store.fuseFile(r.target)), r.state.ReadOnly), r.store.fuseDir(r.target))
 	if err != nil {
 		return err
 	}

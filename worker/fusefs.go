@@ -12,7 +12,6 @@ import (
 )
 
 const (
-	fuseFileName  = "volume"
 	fuseFileNode  = 2
 	attrValid     = time.Hour // nothing about the file ever changes
 	fallocPunch   = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
@@ -29,12 +28,13 @@ const (
 type fuseFS struct {
 	fuse.RawFileSystem
 	session  *nbdclient.Session
+	name     string // of the file
 	readOnly bool
 	created  time.Time
 }
 
-func newFuseFS(session *nbdclient.Session, readOnly bool) *fuseFS {
-	return &fuseFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), session: session, readOnly: readOnly, created: time.Now()}
+func newFuseFS(session *nbdclient.Session, name string, readOnly bool) *fuseFS {
+	return &fuseFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), session: session, name: name, readOnly: readOnly, created: time.Now()}
 }
 
 func (f *fuseFS) String() string { return "slacker" }
@@ -60,7 +60,7 @@ func (f *fuseFS) attr(node uint64, out *fuse.Attr) fuse.Status {
 
 // Lookup finds the file.
 func (f *fuseFS) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	if header.NodeId != fuse.FUSE_ROOT_ID || name != fuseFileName {
+	if header.NodeId != fuse.FUSE_ROOT_ID || name != f.name {
 		return fuse.ENOENT
 	}
 	out.NodeId = fuseFileNode

@@ -86,9 +86,9 @@ func loopOf(file string) (string, error) {
 			continue // gone meanwhile
 		}
 		backing := strings.TrimSuffix(strings.TrimSpace(string(b)), " (deleted)")
-		// Once the file system below is unmounted the kernel shows the path from
-		// its root only, which names no target; such a loop is on its way out.
-		if backing == file {
+		// Once the file system is unmounted below the device, the kernel shows the
+		// path from that file system's root.
+		if backing == file || backing == "/"+filepath.Base(file) {
 			return "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(name))), nil
 		}
 	}

@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -69,7 +71,14 @@ type store struct{ dir string }
 
 func (d store) path(key, suffix string) string { return filepath.Join(d.dir, key+suffix) }
 func (d store) fuseDir(target string) string   { return d.path(keyOf(target), ".fuse") }
-func (d store) fuseFile(target string) string  { return filepath.Join(d.fuseDir(target), fuseFileName) }
+
+// fuseFile is the one file there. Its name is unique on the host: once the
+// file system is unmounted below a loop device, the name is all that the
+// kernel still shows of where the device belongs.
+func (d store) fuseFile(target string) string {
+	sum := sha256.Sum256([]byte(d.dir + "\x00" + target))
+	return filepath.Join(d.fuseDir(target), "slacker-"+hex.EncodeToString(sum[:12]))
+}
 
 func (d store) init() error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
