@@ -82,17 +82,17 @@ func writeContent(ctx context.Context, dev device, src content, progress Progres
 // chunkBytes. It ends at the first error.
 func inChunks(ctx context.Context, sizeBytes uint64, next func(uint64) (uint64, uint64, error), m *meter,
 	do func(context.Context, chunk, []byte) error) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	chunks := make(chan chunk)
 	g.Go(func() error {
 		defer close(chunks)
-		return findChunks(ctx, sizeBytes, next, m, chunks)
+		return findChunks(gctx, sizeBytes, next, m, chunks)
 	})
 	for range copiers {
 		g.Go(func() error {
 			buf := make([]byte, chunkBytes)
 			for c := range chunks {
-				if err := do(ctx, c, buf); err != nil {
+				if err := do(gctx, c, buf); err != nil {
 					return err
 				}
 				m.add(uint64(c.lengthBytes))
@@ -100,10 +100,7 @@ func inChunks(ctx context.Context, sizeBytes uint64, next func(uint64) (uint64, 
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	return ctx.Err()
+	return g.Wait()
 }
 
 // findChunks cuts the runs that next finds, widened to whole blocks, into chunks

@@ -6,6 +6,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
@@ -252,8 +253,8 @@ func (o *ImportOptions) abort(ctx context.Context, id string, cause error) error
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
 	_, err := o.Client.AbortImport(ctx, connect.NewRequest(&slackerv1.AbortImportRequest{ImportId: id}))
-	if err == nil || connect.CodeOf(err) == connect.CodeNotFound {
+	if err == nil || block.Is(api.FromConnect(err), block.NotFound) {
 		return cause
 	}
-	return block.Wrap(block.KindOf(cause), cause, "aborting the import failed too ("+err.Error()+"), the server drops it by itself when it restarts; the cause")
+	return block.Wrap(block.KindOf(cause), cause, "the import could not be aborted either ("+err.Error()+"), the server drops it by itself; the cause")
 }

@@ -2,42 +2,18 @@ package image
 
 import (
 	"context"
-	"errors"
-	"strings"
 
 	"connectrpc.com/connect"
 
+	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
 )
 
-// rpcKinds maps the codes of the admin API to kinds.
-var rpcKinds = map[connect.Code]block.Kind{
-	connect.CodeNotFound:           block.NotFound,
-	connect.CodeAlreadyExists:      block.Exists,
-	connect.CodeInvalidArgument:    block.Invalid,
-	connect.CodeOutOfRange:         block.Invalid,
-	connect.CodeFailedPrecondition: block.Busy,
-	connect.CodeAborted:            block.Fenced,
-	connect.CodeResourceExhausted:  block.NoSpace,
-	connect.CodeDataLoss:           block.Corrupt,
-	connect.CodePermissionDenied:   block.Permission,
-	connect.CodeUnauthenticated:    block.Permission,
-	connect.CodeUnimplemented:      block.Unsupported,
-	connect.CodeUnavailable:        block.Unavailable,
-	connect.CodeDeadlineExceeded:   block.Unavailable,
-	connect.CodeCanceled:           block.Unavailable,
-}
-
 // rpcError gives an answer of the admin API its kind, and says what was asked.
 func rpcError(err error, doing string) error {
-	text := err.Error()
-	var ce *connect.Error
-	if errors.As(err, &ce) {
-		text = ce.Message()
-	}
-	return &block.Error{Kind: rpcKinds[connect.CodeOf(err)], Text: doing + ": " + strings.TrimSpace(text), Err: err}
+	return block.Wrap(block.Internal, api.FromConnect(err), doing)
 }
 
 // refuseExisting spares a long import into a snapshot that is there already.
@@ -46,8 +22,8 @@ func refuseExisting(ctx context.Context, client slackerv1connect.AdminServiceCli
 	if err == nil {
 		return block.Errorf(block.Exists, "import %s@%s: that snapshot exists already: want a name that is free", volume, snapshot)
 	}
-	if connect.CodeOf(err) == connect.CodeNotFound {
+	if err = rpcError(err, "import "+volume+"@"+snapshot); block.Is(err, block.NotFound) {
 		return nil
 	}
-	return rpcError(err, "import "+volume+"@"+snapshot)
+	return err
 }
