@@ -1,8 +1,11 @@
 package nbdserver_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -137,23 +140,123 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// TestFUAPipelined: the payload of a write that waits is not lost to the
+// commands that are read after it.
+func TestFUAPipelined(t *testing.T) {
+	m := newVol()
+	m.Hook = func(context.Context, nbdtest.Call) error {
+		runtime.Gosched()
+		return nil
+	}
+	p := enter(t, start(t, m), false)
+	const n, size = 200, 4096
+	for i := range uint64(n) {
+		p.command(fFUA, cWrite, i, i*size, size, bytes.Repeat([]byte{byte(i) + 1}, size))
+	}
+	for range n {
+		if e, cookie := p.simple(); e != nbdserver.OK {
+			t.Fatalf("write %d answered %s", cookie, e)
+		}
+	}
+	p.command(0, cRead, 1, 0, n*size, nil)
+	got := p.wantRead(1, n*size)
+	for j := range n {
+		if !bytes.Equal(got[j*size:(j+1)*size], bytes.Repeat([]byte{byte(j) + 1}, size)) {
+			t.Fatalf("block %d does not hold what was written", j)
+		}
+	}
+}
+
+// TestMemoryGivenBack: connections that break off while their commands hold
+// memory give it back to the others.
+func TestMemoryGivenBack(t *testing.T) {
+	m := nbdtest.NewMemory("vol", nbdtest.DefaultInfo(64<<20))
+	m.Slow = func(uint64, int) bool { return true }
+	m.Hook = func(_ context.Context, c nbdtest.Call) error {
+		if c.OffBytes == 0 {
+			return block.Errorf(block.Fenced, "planted")
+		}
+		return nil
+	}
+	r := start(t, m, func(o *nbdserver.Options) { o.Limits.InFlightBytes, o.Limits.TotalBytes = 64<<20, 64<<20 })
+	for range 4 {
+		for _, c := range [][]byte{
+			commandBytes(0, cRead, 1, 0, 32<<20, nil), // breaks off
+			commandBytes(fFUA, cWrite, 1, 0, 1<<20, make([]byte, 1<<20)),
+			cat(commandBytes(0, cFlush, 1, 0, 0, nil), commandBytes(0, cRead, 1, 0, 32<<20, nil), commandBytes(0, cRead, 1, 4096, 16<<20, nil)),
+		} {
+			p := enter(t, r, false)
+			p.write(c)
+			_ = p.nc.(*net.UnixConn).CloseWrite() // the server may have closed already
+			_, _ = io.Copy(io.Discard, p.nc)
+		}
+	}
+	p := enter(t, r, false)
+	p.command(0, cRead, 1, 4096, 32<<20, nil)
+	p.wantRead(1, 32<<20)
+}
+
+// TestMemoryShared: many connections whose commands need more memory together
+// than there is all go on.
+func TestMemoryShared(t *testing.T) {
+	m := nbdtest.NewMemory("vol", nbdtest.DefaultInfo(8<<20))
+	m.Slow = func(uint64, int) bool { return true }
+	r := start(t, m, func(o *nbdserver.Options) {
+		o.Limits.RequestBytes, o.Limits.InFlightBytes, o.Limits.TotalBytes = 1<<20, 2<<20, 3<<20
+		o.Limits.InFlightRequests = 2
+	})
+	var wg sync.WaitGroup
+	for range 6 {
+		p := enter(t, r, false)
+		const n = 30
+		wg.Go(func() {
+			data := make([]byte, 1<<20)
+			for i := range uint64(n) {
+				c := commandBytes(0, cRead, i, 0, 1<<20, nil)
+				if i%3 == 0 {
+					c = commandBytes(fFUA, cWrite, i, 0, 1<<20, data)
+				}
+				if _, err := p.nc.Write(c); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		wg.Go(func() {
+			if _, err := io.CopyN(io.Discard, p.nc, n*16+n*2/3<<20); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // TestUnreadReplies: a client that sends and never reads holds no more than its
 // limits, and is closed in the end.
 func TestUnreadReplies(t *testing.T) {
-	m := nbdtest.NewMemory("vol", nbdtest.DefaultInfo(64<<20))
-	r := start(t, m, func(o *nbdserver.Options) { o.Limits.Stall = 100 * time.Millisecond })
-	p := enter(t, r, false)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	var err error
-	for err == nil {
-		_, err = p.nc.Write(commandBytes(0, cRead, 1, 0, 1<<20, nil))
+	small := commandBytes(0, cRead, 1, 0, 60<<10, nil)
+	large := commandBytes(0, cRead, 1, 0, 1<<20, nil)
+	for name, c := range map[string]struct{ first, then []byte }{
+		"large":               {nil, large},
+		"small":               {nil, small},
+		"small after waiting": {cat(large, large, large), small}, // one of three others writes
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := nbdtest.NewMemory("vol", nbdtest.DefaultInfo(64<<20))
+			m.Slow = func(_ uint64, n int) bool { return c.first != nil && n > 64<<10 }
+			r := start(t, m, func(o *nbdserver.Options) { o.Limits.Stall = 300 * time.Millisecond })
+			p := enter(t, r, false)
+			before := allocated()
+			_, err := p.nc.Write(c.first)
+			for err == nil {
+				_, err = p.nc.Write(c.then)
+			}
+			if n := allocated() - before; n > 64<<20 {
+				t.Errorf("the server allocated %d MiB for a client that does not read", n>>20)
+			}
+			until(t, "the device to be closed", func() bool { return m.OpenDevices() == 0 })
+		})
 	}
-	runtime.ReadMemStats(&after)
-	if after.TotalAlloc-before.TotalAlloc > 64<<20 {
-		t.Errorf("the server allocated %d MiB for a client that does not read", (after.TotalAlloc-before.TotalAlloc)>>20)
-	}
-	until(t, "the device to be closed", func() bool { return m.OpenDevices() == 0 })
 }
 
 // TestStalledPayload: a WRITE whose payload does not come ends the connection.

@@ -77,7 +77,8 @@ func (l Limits) Check() error {
 	bound(l.Stall > 0, "Stall", l.Stall, "more than 0")
 	bound(l.Options >= 8, "Options", l.Options, "at least 8")
 	bound(l.OptionBytes >= 2*maxStringBytes && l.OptionBytes <= 1<<24, "OptionBytes", l.OptionBytes, "8 KiB to 16 MiB")
-	bound(l.RequestBytes >= 64<<10 && l.RequestBytes <= block.MaxRequestBytes, "RequestBytes", l.RequestBytes, "64 KiB to 32 MiB")
+	bound(l.RequestBytes >= 64<<10 && l.RequestBytes <= block.MaxRequestBytes && l.RequestBytes%(64<<10) == 0,
+		"RequestBytes", l.RequestBytes, "a multiple of 64 KiB to 32 MiB")
 	bound(l.InFlightRequests >= 1, "InFlightRequests", l.InFlightRequests, "at least 1")
 	bound(l.InFlightBytes >= 2*l.RequestBytes, "InFlightBytes", l.InFlightBytes, "at least twice RequestBytes")
 	bound(l.TotalBytes >= l.InFlightBytes, "TotalBytes", l.TotalBytes, "at least InFlightBytes")

@@ -58,12 +58,6 @@ func (c *conn) sendResult(r *request, e Errno, err error) {
 func (c *conn) runRead(r *request) {
 	n := int(r.lengthBytes)
 	b := r.buf
-	if b == nil {
-		var err error
-		if b, err = c.mem.buffer(c.ctx, n); err != nil {
-			return // killed while it waited: nobody is there to answer
-		}
-	}
 	r.buf = nil
 	err := c.dev.ReadAt(c.ctx, b.data(n), r.offBytes)
 	if e, ok := c.result(r, err); ok {

@@ -169,20 +169,40 @@ func (c *conn) dispatch(r *request) error {
 		c.pipelined = pipelinedFor
 	}
 	if c.pipelined == 0 {
+		if r.cmd == CmdRead {
+			if err := c.ownBuffer(r); err != nil {
+				return err
+			}
+		}
 		c.flush()
 		c.run(r)
 		return nil
 	}
 	c.pipelined--
-	if len(r.payload) > 0 && r.buf == nil {
-		b, err := c.newBuffer(len(r.payload))
-		if err != nil {
-			return err
-		}
-		copy(b.data(len(r.payload)), r.payload)
-		r.buf, r.payload = b, b.data(len(r.payload))
+	if err := c.ownBuffer(r); err != nil {
+		return err
 	}
 	c.workers.do(r)
+	return nil
+}
+
+// ownBuffer gives a command that carries data a buffer of its own before it is
+// handed out. Memory is always waited for here and never by the goroutine that
+// runs a command: so what holds memory goes on, and those that wait for it get
+// it.
+func (c *conn) ownBuffer(r *request) error {
+	if r.buf != nil || r.cmd != CmdRead && r.cmd != CmdWrite {
+		return nil
+	}
+	n := int(r.lengthBytes)
+	b, err := c.newBuffer(n)
+	if err != nil {
+		return err
+	}
+	r.buf = b
+	if r.cmd == CmdWrite {
+		r.payload = b.data(copy(b.data(n), r.payload))
+	}
 	return nil
 }
 

@@ -1,0 +1,5 @@
+//go:build !race
+
+package nbdserver_test
+
+const raceEnabled = false
