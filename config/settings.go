@@ -136,9 +136,9 @@ const envPrefix = "SLACKER_"
 // FileEnv names the configuration file, as --config does.
 const FileEnv = envPrefix + "CONFIG"
 
-// otherEnv are variables with the prefix that belong to the other programs or
-// to the project's tests; the server passes over them.
-var otherEnv = map[string]bool{FileEnv: true, "SLACKER_API": true, "SLACKER_WORKER": true, "SLACKER_STATE_DIR": true}
+// otherEnv are variables with the prefix that are no settings: SLACKER_SERVER
+// tells the clients where the server is.
+var otherEnv = map[string]bool{FileEnv: true, envPrefix + "SERVER": true}
 
 func (s *setting) env() string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(s.key, ".", "_"))
