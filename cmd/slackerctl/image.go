@@ -1,0 +1,137 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slackerd/slacker/image"
+)
+
+func (a *app) image() *cobra.Command {
+	return a.noun(&cobra.Command{
+		Use:   "image",
+		Short: "Import and export images",
+		Long: `image imports disk images, archives, directories and container images as snapshots,
+and exports snapshots and volumes as disk images.`,
+		Example: `  slackerctl image import debian.qcow2 debian@v1
+  slackerctl image export debian@v1 debian.raw`,
+	}, a.imageImport(), a.imageExport())
+}
+
+func (a *app) imageImport() *cobra.Command {
+	var o image.ImportOptions
+	var size string
+	cmd := &cobra.Command{
+		Use:   "import SOURCE VOLUME@SNAPSHOT [flags]",
+		Short: "Import an image as a snapshot",
+		Long: `import makes a volume with one snapshot of a disk image (raw, qcow2), an archive or
+a directory (into a fresh ext4), or a container image (docker-archive, oci; its layers
+are applied). SOURCE is a path, or - for standard input. The snapshot appears when
+it is complete; when the import fails or is interrupted, nothing of it stays.`,
+		Example: `  slackerctl image import debian.qcow2 debian@v1
+  slackerctl image import rootfs.tar.xz debian@v2 --size 8GiB
+  docker save redis:7 | slackerctl image import - redis@7 --format docker-archive
+  slackerctl image import layout/ app@1 --format oci --image app:1.0`,
+		Args:                  wantArgs(2, 2),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Source, o.Target = args[0], args[1]
+			if cmd.Flags().Changed("size") {
+				n, err := sizeFlag(cmd, size)
+				if err != nil {
+					return err
+				}
+				o.SizeBytes = n
+			}
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			bar := a.newProgress()
+			o.Client, o.Progress = client, bar.bytes
+			res, err := a.importImage(cmd.Context(), o)
+			bar.finish()
+			if err != nil {
+				return a.failed(cmd.Context(), err, "")
+			}
+			return a.imageDone(o.Target, res, fmt.Sprintf("imported %s as %s", o.Source, o.Target))
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.Format, "format", image.FormatAuto, "`FORMAT` of the source: "+strings.Join(image.Formats(), ", "))
+	flags.StringVar(&size, "size", "", "`SIZE` of the volume (default: that of the disk image, or room for the files)")
+	flags.StringVar(&o.Image, "image", "", "which image of an archive with several: a tag, `REF` or digest")
+	flags.StringVar(&o.Platform, "platform", "", "`OS/ARCH` of a multi-platform image (default: linux, this machine's)")
+	flags.StringVar(&o.NBDAddr, "nbd", "", "NBD `address` of the server (default: the first that it states)")
+	flags.StringVar(&o.TempDir, "temp-dir", "", "`DIR` with room for about twice the content (default: $TMPDIR or /tmp)")
+	a.completeFlag(cmd, "format", image.Formats())
+	return cmd
+}
+
+func (a *app) imageExport() *cobra.Command {
+	var o image.ExportOptions
+	cmd := &cobra.Command{
+		Use:   "export VOLUME[@SNAPSHOT] FILE [flags]",
+		Short: "Export a snapshot or volume as a disk image",
+		Long: `export writes a snapshot to a file. The file appears when it is complete; a file
+that is there already is replaced only with --force. Exporting a volume that is
+written meanwhile gives no one moment of it: make a snapshot first.`,
+		Example: `  slackerctl image export debian@v1 debian.raw
+  slackerctl image export debian@v1 debian.qcow2 --format qcow2`,
+		Args:                  wantArgs(2, 2),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Source, o.Dest = args[0], args[1]
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			bar := a.newProgress()
+			o.Client, o.Progress = client, bar.bytes
+			res, err := a.exportImage(cmd.Context(), o)
+			bar.finish()
+			if err != nil {
+				return a.failed(cmd.Context(), err, o.Source)
+			}
+			return a.imageDone(o.Dest, res, fmt.Sprintf("exported %s to %s", o.Source, o.Dest))
+		},
+		ValidArgsFunction: a.completeTarget(true, true),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.Format, "format", image.FormatRaw, "`FORMAT` of the file: "+strings.Join(image.ExportFormats(), ", "))
+	flags.BoolVar(&o.Force, "force", false, "replace a file that is there")
+	flags.StringVar(&o.NBDAddr, "nbd", "", "NBD `address` of the server (default: the first that it states)")
+	a.completeFlag(cmd, "format", image.ExportFormats())
+	return cmd
+}
+
+// imageDone answers what an import or export did. Warnings are for people, on
+// standard error; in JSON they are part of the answer.
+func (a *app) imageDone(target string, r image.Result, what string) error {
+	out := imageJSON{Target: target, Format: r.Format, SizeBytes: r.SizeBytes, SourceBytes: r.SourceBytes,
+		WrittenBytes: r.WrittenBytes, PaddedBytes: r.PaddedBytes, Files: r.Files, Image: r.Image,
+		Warnings: list(r.Warnings, same), TookSeconds: r.Took.Seconds()}
+	if json.Valid(r.Config) {
+		out.Config = r.Config
+	}
+	if !a.json {
+		for _, warning := range r.Warnings {
+			line(a.stderr, "slackerctl: warning: "+warning)
+		}
+	}
+	if a.quiet && !a.json {
+		return nil
+	}
+	return a.answer(out, func(w io.Writer) {
+		line(w, fmt.Sprintf("%s: %s, %s, %s of data in %s", what, r.Format, bytesText(r.SizeBytes),
+			bytesText(r.WrittenBytes), r.Took.Round(time.Millisecond)))
+		if r.PaddedBytes > 0 {
+			line(w, fmt.Sprintf("%d zero bytes were added to fill the last block", r.PaddedBytes))
+		}
+	})
+}
