@@ -272,13 +272,13 @@ func TestStalledPayload(t *testing.T) {
 // TestIdle: a client may be silent for longer than the limit on stalls.
 func TestIdle(t *testing.T) {
 	r := start(t, newVol(), func(o *nbdserver.Options) {
-		o.Limits.Stall, o.Limits.Handshake = 20*time.Millisecond, 100*time.Millisecond
+		o.Limits.Stall, o.Limits.Handshake = 500*time.Millisecond, time.Second
 	})
 	p := enter(t, r, false)
 	p.command(0, cWrite, 1, 0, 100, make([]byte, 99)) // all but one byte, the rest soon
 	p.write([]byte{0})
 	p.wantSimple(nbdserver.OK, 1)
-	timer := time.NewTimer(200 * time.Millisecond) // the silence itself is what is tested
+	timer := time.NewTimer(1200 * time.Millisecond) // the silence itself is what is tested
 	<-timer.C
 	p.wantAlive(false)
 	p.command(0, cRead, 2, 0, 1<<20, nil)

@@ -44,7 +44,8 @@ type conn struct {
 	out     sender
 	mem     budget
 	workers workers
-	// lone and pipelined tell whether the client sends commands one by one.
+	// pipelined is for how many more commands the client is taken to send
+	// several at a time.
 	pipelined int
 }
 
@@ -52,7 +53,7 @@ type conn struct {
 const (
 	// drainGrace is how long a shutdown waits for the next option of a
 	// negotiation, to answer it with ERR_SHUTDOWN.
-	drainGrace = 250 * time.Millisecond
+	drainGrace = time.Second
 	// lingerTime is how long a closing connection waits for the client to
 	// close: closing a socket with unread data would drop the last replies.
 	lingerTime = time.Second

@@ -312,7 +312,7 @@ func TestTooManyOptions(t *testing.T) {
 
 // TestSilentHandshake: a client that says nothing is closed at the deadline.
 func TestSilentHandshake(t *testing.T) {
-	r := start(t, newVol(), func(o *nbdserver.Options) { o.Limits.Handshake = 50 * time.Millisecond })
+	r := start(t, newVol(), func(o *nbdserver.Options) { o.Limits.Handshake = 500 * time.Millisecond })
 	dial(t, r).wantClosed()
 	p := hello(t, r)
 	p.write(optionBytes(oGo, make([]byte, 100))[:50])

@@ -95,6 +95,7 @@ type Metrics interface {
 	// ConnectionRefused counts a connection over the limit.
 	ConnectionRefused()
 	// CommandDone tells of one executed or refused command: the bytes it was
-	// about, the time from its arrival to its result, and how it ended.
+	// about (0 unless it succeeded), the time from its arrival to its result,
+	// and how it ended; EIO also for one that closed the connection.
 	CommandDone(cmd Command, lengthBytes uint64, took time.Duration, result Errno)
 }

@@ -229,9 +229,13 @@ func (c *conn) result(r *request, err error) (Errno, bool) {
 // done tells the metrics of a command.
 func (c *conn) done(r *request, e Errno) {
 	if m := c.srv.metrics; m != nil {
+		n := r.lengthBytes
+		if e != OK {
+			n = 0 // what was asked for may be anything
+		}
 		if e == closes {
 			e = EIO
 		}
-		m.CommandDone(r.cmd, r.lengthBytes, c.srv.since(r.began), e)
+		m.CommandDone(r.cmd, n, c.srv.since(r.began), e)
 	}
 }
