@@ -26,7 +26,7 @@ func (e dockerEntry) name() string {
 // configDigest is the digest that the name of the configuration states, in
 // hex, or empty.
 func (e dockerEntry) configDigest() string {
-	digest := strings.TrimSuffix(path.Base(e.Config), ".json")
+	digest := strings.TrimPrefix(strings.TrimSuffix(path.Base(e.Config), ".json"), "sha256:")
 	if isHexDigest(digest) {
 		return digest
 	}

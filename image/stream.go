@@ -74,8 +74,10 @@ func isArchiveName(name string) bool {
 		return true
 	}
 	first, _, _ := strings.Cut(name, "/")
-	first = strings.TrimSuffix(strings.TrimSuffix(first, ".json"), ".tar")
-	return isHexDigest(first)
+	for _, ending := range []string{".json", ".gz", ".tar"} {
+		first = strings.TrimSuffix(first, ending)
+	}
+	return isHexDigest(strings.TrimPrefix(first, "sha256:"))
 }
 
 func isHexDigest(s string) bool {
