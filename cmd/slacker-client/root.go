@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,8 +35,7 @@ Exit status:
 ` + api.ExitStatusHelp,
 		SilenceErrors: true, SilenceUsage: true,
 		SuggestionsMinimumDistance: 2,
-		// An unknown command is an error, not a reason to show the help.
-		Args: cobra.NoArgs,
+		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	p := root.PersistentFlags()
@@ -88,6 +88,18 @@ func print(cmd *cobra.Command, format string, args ...any) error {
 		return block.Errorf(block.IO, "print: %w", err)
 	}
 	return nil
+}
+
+// unknownCommand refuses what is no command, and guesses what was meant.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "see " + cmd.CommandPath() + " --help"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return block.Errorf(block.Invalid, "unknown command %q: %s", args[0], hint)
 }
 
 // exactArgs is cobra.ExactArgs with an error of kind Invalid.
