@@ -195,3 +195,5 @@ func serveUnix(t *testing.T, store api.Store) string {
 	t.Cleanup(srv.Close)
 	return "unix://" + sock
 }
+
+var _ api.Store = (*volume.Store)(nil)

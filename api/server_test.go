@@ -257,12 +257,13 @@ func TestCollectStreams(t *testing.T) {
 	var got []string
 	for stream.Receive() {
 		m := stream.Msg()
-		got = append(got, fmt.Sprint(m.GetStep(), m.GetUnit(), m.GetFreedBytes(), m.GetErrors(), m.GetFinished()))
+		got = append(got, fmt.Sprintf("%s %s %d %v %v", m.GetStep(), m.GetUnit(), m.GetFreedBytes(), m.GetErrors(), m.GetFinished()))
 	}
 	if err := errors.Join(stream.Err(), stream.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"cleansegments0 []false", "4096 [dry run true]true"}; fmt.Sprint(got) != fmt.Sprint(want) && len(got) != 2 {
+	want := []string{"clean segments 0 [] false", "  4096 [dry run true] true"}
+	if !slices.Equal(got, want) {
 		t.Errorf("events %q, want %q", got, want)
 	}
 }
