@@ -77,7 +77,7 @@ func (r *running) serveFuse(logger *zap.Logger) error {
 func mountFuse(fs *fuseFS, dir string) (*fuse.Server, error) {
 	server, err := fuse.NewServer(fs, dir, &fuse.MountOptions{
 		DirectMountStrict: true, MaxWrite: fuseMaxWrite, MaxBackground: fuseBacklog, CongestionThreshold: fuseBacklog,
-		FsName: "slacker", Name: "slacker", DisableXAttrs: true, ExtraCapabilities: fuse.CAP_ASYNC_DIO,
+		FsName: "slacker", Name: "slacker", DisableXAttrs: true, DisableSplice: true, ExtraCapabilities: fuse.CAP_ASYNC_DIO,
 		Logger: log.New(os.Stderr, "fuse: ", log.LstdFlags),
 	})
 	if err != nil {

@@ -20,6 +20,8 @@ const (
 	monitorBackoff  = 50 * time.Millisecond
 	monitorMaxWait  = 2 * time.Second
 	adoptionTimeout = 5 * time.Second
+	// complaintInterval is how often it logs that a server is still away.
+	complaintInterval = time.Minute
 )
 
 // monitor keeps the sockets of one nbd device connected. It holds a
@@ -191,7 +193,7 @@ func (m *monitor) dial(ctx context.Context, slot int) (*os.File, nbdclient.Info,
 // replace connects a slot anew, however long it takes, and hands the socket to
 // the kernel. It returns an error when there is nothing more to watch.
 func (m *monitor) replace(ctx context.Context, slot int) error {
-	begun := time.Now()
+	begun, complaint := time.Now(), time.Time{}
 	for wait := monitorBackoff; ; wait = min(2*wait, monitorMaxWait) {
 		f, info, err := m.dial(ctx, slot)
 		if err == nil && info.SizeBytes < m.state.SizeBytes {
@@ -211,7 +213,10 @@ func (m *monitor) replace(ctx context.Context, slot int) error {
 		if _, connected, ierr := m.driver.index(m.state.AttachmentID); ierr != nil || !connected || !m.current() {
 			return joinLine(ierr, err)
 		}
-		m.log.Warn("cannot replace socket", zap.Int("slot", slot), zap.Error(err))
+		if time.Since(complaint) > complaintInterval { // the log lies in memory
+			complaint = time.Now()
+			m.log.Warn("cannot replace socket", zap.Int("slot", slot), zap.Error(err))
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -35,8 +35,8 @@ Exit status:
 ` + api.ExitStatusHelp,
 		SilenceErrors: true, SilenceUsage: true,
 		SuggestionsMinimumDistance: 2,
-		Args: unknownCommand,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:                       unknownCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	p := root.PersistentFlags()
 	p.StringVar(&f.server, "server", cmp.Or(os.Getenv("SLACKER_SERVER"), api.DefaultAddr), "admin API: http://HOST:PORT or unix:///PATH (also $SLACKER_SERVER)")
