@@ -118,6 +118,21 @@ func checkWrites(t *testing.T, s *server, res Result) {
 	}
 }
 
+// What pads the last block is zero, also in a buffer that was used before.
+func TestPadding(t *testing.T) {
+	s := startServer(t)
+	b := bytes.Repeat([]byte{0xff}, (copiers+8)*chunkBytes+512)
+	raw := filepath.Join(t.TempDir(), "x")
+	if err := os.WriteFile(raw, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, out := s.mustImport(t, s.importOptions(t, raw))
+	got, err := os.ReadFile(out)
+	if want := append(b, make([]byte, block.Size-512)...); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("exported %d bytes that are not the %d imported and zeroes (%v)", len(got), len(want), err)
+	}
+}
+
 func TestSizeAskedFor(t *testing.T) {
 	s := startServer(t)
 	o := s.importOptions(t, makeRaw(t, 10<<20))
