@@ -1,6 +1,9 @@
 package nbdserver
 
-import "github.com/slackerd/slacker/block"
+import (
+	"github.com/slackerd/slacker/block"
+	"go.uber.org/zap"
+)
 
 // The batch belongs to the reading goroutine: c.batch, or nil when empty.
 
@@ -20,13 +23,23 @@ func (c *conn) batchTail() []byte { return c.batch.mem[:c.batch.to] }
 
 func (c *conn) appended(b []byte) { c.batch.to = len(b) }
 
-// flush sends the batch.
+// flush sends the batch. Writes in it are settled first; when that fails
+// nobody is told that they were done.
 func (c *conn) flush() {
 	if c.batch == nil || c.batch.to == c.batch.from {
 		return
 	}
 	b := c.batch
 	c.batch = nil
+	if c.unsettled {
+		c.unsettled = false
+		if err := c.dev.Settle(); err != nil {
+			c.log.Error("nbd writes cannot be answered", zap.Error(err))
+			c.kill(err)
+			b.release()
+			return
+		}
+	}
 	c.out.send(nil, b)
 }
 

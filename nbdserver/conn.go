@@ -39,11 +39,13 @@ type conn struct {
 	metaFor    string // the export whose contexts are set
 	metaSet    bool   // base:allocation is set for it
 
-	in      input
-	batch   *buffer // replies of this goroutine, not sent yet
-	out     sender
-	mem     budget
-	workers workers
+	in    input
+	batch *buffer // replies of this goroutine, not sent yet
+	// unsettled: the batch answers writes that are not settled yet.
+	unsettled bool
+	out       sender
+	mem       budget
+	workers   workers
 	// pipelined is for how many more commands the client is taken to send
 	// several at a time.
 	pipelined int

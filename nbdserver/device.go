@@ -31,6 +31,10 @@ type Device interface {
 	// WriteAt writes p, which is the server's and is not kept.
 	WriteAt(ctx context.Context, p []byte, offBytes uint64, fua bool) error
 	Flush(ctx context.Context) error
+	// Settle is called before writes are answered, once for many: what has
+	// returned must outlive the server's process from then on, though not a
+	// crash of the machine. It must not wait for a disk.
+	Settle() error
 	// Trim discards; the range reads as zeroes afterwards.
 	Trim(ctx context.Context, offBytes, lengthBytes uint64, fua bool) error
 	// WriteZeroes makes the range read as zeroes. With noHole the caller asks

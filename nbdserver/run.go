@@ -23,6 +23,9 @@ func (c *conn) run(r *request) {
 		return
 	}
 	err := c.runPlain(r)
+	if err == nil && commands[r.cmd].writes && !r.fua() {
+		err = c.dev.Settle()
+	}
 	r.release()
 	if e, ok := c.result(r, err); ok {
 		c.sendResult(r, e, err)

@@ -111,6 +111,7 @@ func (c *conn) writeNow(r *request) {
 	err := c.dev.WriteAt(c.ctx, r.payload, r.offBytes, false)
 	r.release()
 	if e, ok := c.result(r, err); ok {
+		c.unsettled = true
 		c.appendReply(r, e, textOf(err))
 	}
 }

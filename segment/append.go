@@ -18,10 +18,19 @@ type chunk struct {
 	seq     uint64
 	buf     []byte
 	pooled  bool // buf has room for a full chunk and goes back to the pool
+
+	// What Settle has written of it: payload blocks, and a header of that
+	// many entries with that checksum.
+	settledBlocks, settledEntries, settledCRC uint32
 }
 
-// blocks returns what of the chunk goes to the file.
-func (c *chunk) bytes() []byte { return c.buf[:(1+int(c.used))*block.Size] }
+// payload returns the payload blocks from one on.
+func (c *chunk) payload(from uint32) []byte {
+	return c.buf[(1+int(from))*block.Size : (1+int(c.used))*block.Size]
+}
+
+// settled reports whether all of it is in the file.
+func (c *chunk) settled() bool { return c.entries > 0 && c.settledEntries == c.entries }
 
 // room returns how many blocks of a run of kind k the chunk takes; limit is
 // the segment's length.
@@ -158,7 +167,7 @@ func (l *Log) openChunk() {
 	} else {
 		c = &chunk{buf: make([]byte, (1+maxChunkBlocks)*block.Size), pooled: true}
 	}
-	c.seg, c.pos, c.used, c.off, c.entries, c.first = l.tail, l.cursor, 0, chunkFixedBytes, 0, l.next
+	*c = chunk{buf: c.buf, pooled: true, seg: l.tail, pos: l.cursor, off: chunkFixedBytes, first: l.next}
 	l.nBuffers++
 	l.open = c
 }
@@ -177,13 +186,23 @@ func (l *Log) closeChunk() {
 	}
 }
 
-// seal writes the chunk's header and queues it.
+// seal writes the chunk's header and queues it. The header that Settle wrote
+// for the same entries stands.
 func (l *Log) seal(c *chunk, flags uint32) {
-	h := chunkHeader{store: l.o.StoreID, segment: c.seg.id, pos: c.pos, flags: flags, first: c.first, durable: l.durable,
-		entries: c.entries, blocks: c.used, prevCRC: l.prevCRC, bytes: uint32(c.off)}
-	l.prevCRC = h.seal(c.buf)
+	if c.settled() {
+		l.prevCRC = c.settledCRC
+	} else {
+		l.prevCRC = l.encodeHeader(c, flags, c.buf)
+	}
 	l.cursor = c.pos + 1 + c.used
 	l.enqueue(c)
+}
+
+// encodeHeader writes the header of c as it is now, but for its entries, into b.
+func (l *Log) encodeHeader(c *chunk, flags uint32, b []byte) (crc uint32) {
+	h := chunkHeader{store: l.o.StoreID, segment: c.seg.id, pos: c.pos, flags: flags, first: c.first, durable: l.durable,
+		entries: c.entries, blocks: c.used, prevCRC: l.prevCRC, bytes: uint32(c.off)}
+	return h.seal(b)
 }
 
 func (l *Log) enqueue(c *chunk) {

@@ -70,6 +70,7 @@ type Log struct {
 	// writeMu orders writes to files: whoever holds it writes the oldest
 	// pending chunk. It is taken before mu.
 	writeMu sync.Mutex
+	header  headerBlock // under writeMu
 
 	mu   sync.Mutex
 	cond sync.Cond // on mu: a chunk was written, a segment prepared, a fault, close
@@ -95,6 +96,7 @@ type Log struct {
 	round      *syncRound // running, or nil
 	durable    LSN
 	durablePos Pos
+	settled    LSN // every record up to here is in a file
 
 	ahead zeroAhead
 

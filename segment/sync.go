@@ -82,35 +82,61 @@ func (l *Log) writeOut(seq uint64) error {
 			l.mu.Unlock()
 			return err
 		}
-		c := l.pending[0]
-		l.awaitZeros(c)
-		l.mu.Unlock()
-		if err := l.writeChunk(c); err != nil {
-			return l.fail(err, fmt.Sprintf("write segment %d at block %d", c.seg.id, c.pos))
+		if err := l.writeOldest(); err != nil {
+			return err
 		}
-		l.mu.Lock()
-		c.seg.written.Store(c.pos + 1 + c.used)
-		l.pending = slices.Delete(l.pending, 0, 1)
-		if !slices.Contains(l.dirty, c.seg) {
-			l.dirty = append(l.dirty, c.seg)
-		}
-		if c.pooled {
-			l.free = append(l.free, c)
-			l.nBuffers--
-			l.cond.Broadcast()
-		}
-		l.mu.Unlock()
 	}
 }
 
-func (l *Log) writeChunk(c *chunk) error {
-	f, err := l.acquire(c.seg)
-	if err != nil {
-		return err
+// writeOldest writes the oldest pending chunk. Called with writeMu and mu held;
+// it releases mu.
+func (l *Log) writeOldest() error {
+	c := l.pending[0]
+	l.awaitZeros(c)
+	l.mu.Unlock()
+	if !c.settled() {
+		if err := l.writeChunk(c, c.payload(c.settledBlocks), c.buf[:block.Size]); err != nil {
+			return err
+		}
 	}
-	defer c.seg.release()
-	_, err = f.WriteAt(c.bytes(), int64(c.pos)*block.Size)
-	return err
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.seg.written.Store(c.pos + 1 + c.used)
+	l.pending = slices.Delete(l.pending, 0, 1)
+	if !slices.Contains(l.dirty, c.seg) {
+		l.dirty = append(l.dirty, c.seg)
+	}
+	if c.pooled {
+		l.free = append(l.free, c)
+		l.nBuffers--
+		l.cond.Broadcast()
+	}
+	return nil
+}
+
+// writeChunk writes a header and the payload behind what is settled of c: in
+// one piece when that is all of it, else the payload first, so that a header in
+// the file never speaks of payload that is not. A failure fences the log.
+func (l *Log) writeChunk(c *chunk, payload, header []byte) error {
+	f, err := l.acquire(c.seg)
+	if err == nil {
+		defer c.seg.release()
+		at := int64(c.pos) * block.Size
+		if c.settledBlocks == 0 && &header[0] == &c.buf[0] {
+			_, err = f.WriteAt(c.buf[:block.Size+len(payload)], at)
+		} else {
+			if len(payload) > 0 {
+				_, err = f.WriteAt(payload, at+int64(1+c.settledBlocks)*block.Size)
+			}
+			if err == nil {
+				_, err = f.WriteAt(header, at)
+			}
+		}
+	}
+	if err != nil {
+		return l.fail(err, fmt.Sprintf("write segment %d at block %d", c.seg.id, c.pos))
+	}
+	return nil
 }
 
 // syncFiles makes what was written durable, oldest file first: a segment never

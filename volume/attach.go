@@ -128,7 +128,7 @@ func (s *Store) attachable(r AttachRequest, v *vol, sn *snap) error {
 // plainWriters returns the devices that write without an attachment.
 func (s *Store) plainWriters(v *vol) (ds []*Device) {
 	for d := range v.devices {
-		if !d.readOnly && d.attachment == nil && !d.fenced.Load() {
+		if !d.readOnly && !d.infoOnly && d.attachment == nil && !d.fenced.Load() {
 			ds = append(ds, d)
 		}
 	}

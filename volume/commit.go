@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/cow"
 	"github.com/slackerd/slacker/segment"
 	"go.uber.org/zap"
@@ -163,8 +164,12 @@ func (s *Store) replay(ctx context.Context, from cow.ReplayPoint) error {
 }
 
 // redo applies one record of the log to the pages in memory. What belongs to a
-// layer that has been deleted since does not count.
+// layer that has been deleted since does not count; but a layer is durable
+// before anything is written to it, so one that is yet to be made was lost.
 func (s *Store) redo(r segment.Record) error {
+	if uint64(r.Layer) >= s.nextID {
+		return block.Errorf(block.Corrupt, "replay: record %d is of layer %d, and the extent map knows ids below %d only: it has lost commits", r.LSN, r.Layer, s.nextID)
+	}
 	l := s.tree.Layer(r.Layer)
 	if l == nil || r.Count == 0 {
 		return nil

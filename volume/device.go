@@ -21,6 +21,7 @@ type Device struct {
 	layer       *cow.Layer // of the snapshot
 	sizeBytes   uint64
 	readOnly    bool
+	infoOnly    bool
 	attachment  *attachment
 	slot        uint32
 	incarnation uint64
@@ -107,11 +108,21 @@ func parseExport(name string) (e exportName, err error) {
 // nothing of them is in progress any more; a lower incarnation than the
 // present one is refused with kind Fenced.
 func (s *Store) Open(_ context.Context, export, remote string, disconnect func(error)) (*Device, error) {
+	return s.openDevice(export, &Device{remote: remote, disconnect: disconnect})
+}
+
+// OpenInfo opens an export for a client that only asks what it is: nothing is
+// fenced, and it takes no writes.
+func (s *Store) OpenInfo(_ context.Context, export, remote string) (*Device, error) {
+	return s.openDevice(export, &Device{remote: remote, infoOnly: true})
+}
+
+func (s *Store) openDevice(export string, d *Device) (*Device, error) {
 	e, err := parseExport(export)
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{s: s, remote: remote, disconnect: disconnect, slot: e.slot, incarnation: e.incarnation}
+	d.s, d.slot, d.incarnation = s, e.slot, e.incarnation
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -146,6 +157,9 @@ func (s *Store) openAttached(d *Device, e exportName, export string) error {
 		if d.sn = a.v.snaps[a.rec.Snapshot]; d.sn == nil {
 			return block.Errorf(block.NotFound, "open %s: the snapshot is gone", export)
 		}
+	}
+	if d.infoOnly {
+		return nil
 	}
 	if old := a.slots[e.slot]; old != nil {
 		if old.incarnation >= e.incarnation {
@@ -225,3 +239,7 @@ func (d *Device) Flush(ctx context.Context) error {
 	}
 	return d.s.log.Sync(ctx)
 }
+
+// Settle makes everything that returned before outlive this process, though not
+// a crash of the machine. It comes before a write is answered (V7).
+func (d *Device) Settle() error { return d.s.log.Settle() }

@@ -30,4 +30,7 @@
 //	V5  Writes to the same block take effect in the order in which they came.
 //	V6  After a failed write or sync of the log or the map nothing more is
 //	    acknowledged, until the store is opened anew.
+//	V7  What was answered outlives this process: a client that goes on after
+//	    the server was killed believes in its unflushed writes, as it would
+//	    with a disk. (If the machine goes down, only flushed writes count.)
 package volume

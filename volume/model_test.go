@@ -201,6 +201,7 @@ func (m *model) step() {
 		first, n := m.span(v)
 		m.log("zero %s %d+%d", name, first, n)
 		m.must(m.dev(name).WriteZeroes(ctx, uint64(first)*block.Size, uint64(n)*block.Size, false, false))
+		m.must(m.dev(name).Settle())
 		v.put(first, n, func() tag { return 0 })
 	case k < 54:
 		m.log("flush %s", name)
@@ -257,6 +258,7 @@ func (m *model) write(name string, v *modelVolume) {
 		return g
 	})
 	m.must(m.dev(name).WriteAt(context.Background(), buf, uint64(first)*block.Size, fua))
+	m.must(m.dev(name).Settle())
 	if fua {
 		v.settle(first, n)
 	}
@@ -361,6 +363,9 @@ func (m *model) crash() {
 	_ = m.s.Close() // it goes on on the file system that is thrown away
 	m.fs = clone
 	m.open()
+	if percent == 100 { // what a killed process leaves: everything answered (V7)
+		m.settleAll()
+	}
 	for name, v := range m.vols {
 		m.adopt(name, v)
 	}

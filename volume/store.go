@@ -195,9 +195,13 @@ func (s *Store) open() error {
 	if err := s.takeLock(); err != nil {
 		return err
 	}
-	var err error
+	// Where there are segments the map is not new, even if it looks so.
+	segments, err := s.o.FS.List(s.o.FS.PathJoin(s.o.Dir, "segments"))
+	if err != nil {
+		return block.Errorf(block.IO, "open store: list %s: %w", s.o.Dir, err)
+	}
 	s.db, err = cow.Open(cow.Options{FS: s.o.FS, Dir: s.o.FS.PathJoin(s.o.Dir, "map"), CacheBytes: s.o.MapCacheBytes,
-		MustExist: s.o.MustExist, Logger: s.o.Logger, OnFault: s.fail})
+		MustExist: s.o.MustExist || len(segments) > 0, Logger: s.o.Logger, OnFault: s.fail})
 	if err != nil {
 		return err
 	}
@@ -343,7 +347,9 @@ func (s *Store) Close() error {
 	s.done.Wait()
 	var err error
 	if s.Fault() == nil {
-		err = s.Flush(context.Background())
+		if err = s.Flush(context.Background()); err == nil {
+			err = s.db.Settle()
+		}
 	}
 	return errors.Join(err, s.closeFiles())
 }

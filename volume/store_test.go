@@ -223,6 +223,12 @@ func TestAttachments(t *testing.T) {
 	wantKind(t, err, block.Fenced)
 	mustDo(t, old.Close())
 
+	// Asking what an export is changes nothing.
+	info := must[*Device](t)(s.OpenInfo(ctx, a.ExportName+".0.9", "t"))
+	wantKind(t, info.WriteAt(ctx, want, 0, false), block.ReadOnly)
+	mustDo(t, info.Close())
+	mustDo(t, fresh.WriteAt(ctx, want, 0, false))
+
 	// A takeover fences all of them; the attachment outlives a restart.
 	b := must[AttachmentInfo](t)(s.Attach(ctx, AttachRequest{Target: "v", Worker: "w2", Takeover: true}))
 	if b.Generation <= a.Generation {

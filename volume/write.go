@@ -67,7 +67,7 @@ type writer struct {
 // change runs fn with the blocks around the range locked in order of arrival.
 func (d *Device) change(offBytes, lengthBytes uint64, fn func(*writer) error) error {
 	s := d.s
-	if d.readOnly {
+	if d.readOnly || d.infoOnly {
 		return block.Errorf(block.ReadOnly, "write to %s at %d: it is read-only", d.target(), offBytes)
 	}
 	if err := s.Fault(); err != nil {

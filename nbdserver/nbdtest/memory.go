@@ -205,6 +205,8 @@ func (d *device) Trim(ctx context.Context, offBytes, lengthBytes uint64, fua boo
 	return nil
 }
 
+func (d *device) Settle() error { return nil }
+
 func (d *device) WriteZeroes(ctx context.Context, offBytes, lengthBytes uint64, noHole, fua bool) error {
 	if err := d.call(ctx, Call{Op: "WriteZeroes", OffBytes: offBytes, LengthBytes: lengthBytes, FUA: fua, NoHole: noHole}); err != nil {
 		return err

@@ -1,0 +1,71 @@
+package segment
+
+import "github.com/slackerd/slacker/block"
+
+// Settle hands every record appended before the call to the operating system:
+// they survive the end of this process, though not a crash of the machine, which
+// takes Sync. It waits for no disk. Callers that come together share the work.
+//
+// The open chunk stays open. Its payload so far goes to its place, then a
+// header that speaks of it; both are written over when more has been added. That
+// is safe because nothing of the chunk has been synced: Sync closes it first.
+func (l *Log) Settle() error {
+	l.mu.Lock()
+	target := l.next - 1
+	done := l.settled >= target
+	l.mu.Unlock()
+	if done {
+		return l.Fault()
+	}
+	l.writeMu.Lock()
+	defer l.writeMu.Unlock()
+	for {
+		l.mu.Lock()
+		c := l.open
+		switch {
+		case l.Fault() != nil || l.settled >= target:
+			l.mu.Unlock()
+			return l.Fault()
+		case len(l.pending) > 0:
+			if err := l.writeOldest(); err != nil {
+				return err
+			}
+		case c == nil || c.settled():
+			l.settled = l.next - 1
+			l.mu.Unlock()
+		default:
+			if err := l.settleOpen(c); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// settleOpen writes what the open chunk holds. Called with writeMu and mu held;
+// it releases mu.
+func (l *Log) settleOpen(c *chunk) error {
+	l.awaitZeros(c)
+	if l.open != c {
+		l.mu.Unlock()
+		return nil // closed meanwhile; it is pending now
+	}
+	copy(l.header[:], c.buf[:c.off])
+	clear(l.header[c.off:])
+	crc := l.encodeHeader(c, 0, l.header[:])
+	payload, used, entries, last := c.payload(c.settledBlocks), c.used, c.entries, l.next-1
+	l.mu.Unlock()
+	if err := l.writeChunk(c, payload, l.header[:]); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.settledBlocks = used
+	if l.open == c { // else it has been closed with another header
+		c.settledEntries, c.settledCRC = entries, crc
+		l.settled = max(l.settled, last)
+	}
+	return nil
+}
+
+// headerBlock is room for one header, of whoever holds writeMu.
+type headerBlock [block.Size]byte
