@@ -107,18 +107,16 @@ func (w *Worker) Attach(ctx context.Context, target string, o AttachOptions) (*A
 	if err != nil {
 		return nil, err
 	}
-	redoMkfs := false
 	if old != nil {
 		attached, err := w.again(ctx, old, o)
 		if err != nil || attached != nil {
 			return attached, err
 		}
-		redoMkfs = old.Phase == phaseMkfs
 		if err := w.step("clear what a former attach left", func() error { return w.tearDown(ctx, old, true) }); err != nil {
 			return nil, err
 		}
 	}
-	return w.fresh(ctx, target, o, redoMkfs)
+	return w.fresh(ctx, target, o, old)
 }
 
 // again answers for a target that has a state: attached in the same way, or in
@@ -157,8 +155,8 @@ func (w *Worker) again(ctx context.Context, s *state, o AttachOptions) (*Attache
 	return attached, err
 }
 
-// fresh attaches a target that has no state.
-func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, redoMkfs bool) (*Attached, error) {
+// fresh attaches a target that has no state any more; old is what it had.
+func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, old *state) (*Attached, error) {
 	name, reason, err := w.chooseDriver(o.Driver)
 	if err != nil {
 		return nil, err
@@ -169,10 +167,11 @@ func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, redo
 	if s.Connections == 0 {
 		s.Connections = map[string]int{driverNBD: DefaultNBDConnections, driverFuse: DefaultFuseConnections}[name]
 	}
-	if redoMkfs {
-		s.Phase = phaseMkfs
+	unfinished := uint64(0)
+	if old != nil && old.Phase == phaseMkfs {
+		s.Phase, s.Generation, unfinished = phaseMkfs, old.Generation, old.Generation
 	}
-	if err := w.bringUp(ctx, s, o, redoMkfs); err != nil {
+	if err := w.bringUp(ctx, s, o, unfinished); err != nil {
 		// The rollback must also run when the caller has been interrupted.
 		if cerr := w.tearDown(context.WithoutCancel(ctx), s, true); cerr != nil {
 			return nil, joinLine(err, block.Wrap(block.Internal, cerr, "and undoing it left something (see list --clean)"))
@@ -186,8 +185,10 @@ func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, redo
 	return attached, err
 }
 
-// bringUp goes through the steps of an attach.
-func (w *Worker) bringUp(ctx context.Context, s *state, o AttachOptions, redoMkfs bool) error {
+// bringUp goes through the steps of an attach. unfinished is the generation of
+// the attachment under which a mkfs was cut off, or 0: it is done again only if
+// nobody has had the volume since.
+func (w *Worker) bringUp(ctx context.Context, s *state, o AttachOptions, unfinished uint64) error {
 	d := w.driver(s.Driver)
 	if err := w.step("save state", func() error { return w.store.save(s) }); err != nil {
 		return err
@@ -201,6 +202,7 @@ func (w *Worker) bringUp(ctx context.Context, s *state, o AttachOptions, redoMkf
 	if err := w.step("make the device ("+s.Driver+")", func() error { return d.up(ctx, s, w.Executable) }); err != nil {
 		return err
 	}
+	redoMkfs := unfinished > 0 && s.Generation == unfinished+1
 	if err := w.fileSystem(ctx, s, o, redoMkfs); err != nil {
 		return err
 	}

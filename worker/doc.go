@@ -27,5 +27,6 @@
 //  5. Attach either returns a working device or leaves nothing behind. Undoing
 //     is the same code as detach, every step of which may be repeated.
 //  6. mkfs runs only on a device whose first and last MiB are zero, or on one
-//     that a former mkfs of the same attachment left unfinished.
+//     that a former mkfs of this worker left unfinished, if the generation says
+//     that nobody else has had the volume since.
 package worker

@@ -40,6 +40,11 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 6 && os.Args[1] == "attach-and-die" {
 		exit(attachAndDie(os.Args[2], os.Args[3], os.Args[4], os.Args[5]))
 	}
+	// The agents are this binary too, and the race detector sleeps a second at
+	// the end of a process.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
+		exit(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -61,6 +66,7 @@ type fakeServer struct {
 	mu          sync.Mutex
 	attachments map[string]*slackerv1.Attachment
 	next        int
+	generation  uint64
 	slots       map[string]func(error) // ID.SLOT to the disconnect of its connection
 }
 
@@ -164,7 +170,8 @@ func (f *fakeServer) Attach(_ context.Context, r *connect.Request[slackerv1.Atta
 	}
 	size := dev.Info().SizeBytes
 	_ = dev.Close()
-	f.attachments[id] = &slackerv1.Attachment{Id: id, Target: m.GetTarget(), Worker: m.GetWorker(), ReadOnly: m.GetReadOnly(), ExportName: id, SizeBytes: size, NbdAddresses: []string{f.nbd}}
+	f.generation++
+	f.attachments[id] = &slackerv1.Attachment{Id: id, Generation: f.generation, Target: m.GetTarget(), Worker: m.GetWorker(), ReadOnly: m.GetReadOnly(), ExportName: id, SizeBytes: size, NbdAddresses: []string{f.nbd}}
 	return connect.NewResponse(f.attachments[id]), nil
 }
 

@@ -226,6 +226,73 @@ func TestMkfsSparesData(t *testing.T) {
 	}
 }
 
+// TestUnfinishedMkfs leaves what a mkfs that was cut off leaves: rubbish, and a
+// state that says so. It may be written over only while nobody else has had
+// the volume.
+func TestUnfinishedMkfs(t *testing.T) {
+	needFuse(t)
+	for _, inBetween := range []bool{false, true} {
+		f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
+		c := testConfig(t, f)
+		w := testWorker(t, c)
+		a, err := w.Attach(t.Context(), "v", fuseOptions(""))
+		must(t, err)
+		file, err := os.OpenFile(a.Device, os.O_WRONLY, 0)
+		must(t, err)
+		_, err = file.WriteAt([]byte("half a file system"), 4096)
+		must(t, errors.Join(err, file.Sync(), file.Close()))
+		s, err := w.store.load("v")
+		must(t, err)
+		s.Phase = phaseMkfs
+		must(t, w.store.save(s))
+		if inBetween {
+			other := testWorker(t, testConfig(t, f))
+			o := fuseOptions("")
+			o.Takeover = true
+			_, err := other.Attach(t.Context(), "v", o)
+			must(t, err)
+			_, err = other.Detach(t.Context(), "v", false)
+			must(t, err)
+		}
+		_, err = w.Attach(t.Context(), "v", fuseOptions(filepath.Join(t.TempDir(), "m")))
+		if inBetween {
+			if !block.Is(err, block.Exists) {
+				t.Fatalf("mkfs over what another worker may have written: %v", err)
+			}
+			continue
+		}
+		must(t, err)
+		_, err = w.Detach(t.Context(), "v", false)
+		must(t, err)
+	}
+}
+
+// TestStateDirectoryLost attaches after a reboot, so to speak: the server still
+// has this worker's attachment, of which nothing is written down here.
+func TestStateDirectoryLost(t *testing.T) {
+	needFuse(t)
+	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
+	w := testWorker(t, testConfig(t, f))
+	orphan := &state{Target: "v", Worker: w.Worker}
+	must(t, w.attachAtServer(t.Context(), orphan, false))
+	rows, err := w.List(t.Context())
+	if err != nil || len(rows) != 1 || rows[0].Condition != ConditionStale {
+		t.Fatalf("list: %+v, %v", rows, err)
+	}
+	a, err := w.Attach(t.Context(), "v", fuseOptions(""))
+	must(t, err)
+	if a.AttachmentID == orphan.AttachmentID || f.count() != 1 {
+		t.Fatalf("attachment %s after %s, %d at the server", a.AttachmentID, orphan.AttachmentID, f.count())
+	}
+	_, err = w.Detach(t.Context(), a.Device, false)
+	must(t, err)
+	must(t, w.attachAtServer(t.Context(), orphan, false))
+	cleaned, err := w.Clean(t.Context())
+	if err != nil || !slices.Equal(cleaned, []string{"v"}) {
+		t.Fatalf("clean: %v, %v", cleaned, err)
+	}
+}
+
 func TestBusyDetachAndForce(t *testing.T) {
 	needFuse(t)
 	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})

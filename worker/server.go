@@ -40,7 +40,7 @@ func (s *state) fillFrom(a *slackerv1.Attachment) error {
 		}
 	}
 	s.AttachmentID, s.ExportName, s.SizeBytes = a.GetId(), a.GetExportName(), a.GetSizeBytes()
-	s.NBDAddresses = a.GetNbdAddresses()
+	s.NBDAddresses, s.Generation = a.GetNbdAddresses(), a.GetGeneration()
 	return nil
 }
 

@@ -48,6 +48,7 @@ type state struct {
 	ExportName     string    `json:"export_name,omitempty"`
 	NBDAddresses   []string  `json:"nbd_addresses,omitempty"`
 	SizeBytes      uint64    `json:"size_bytes,omitempty"`
+	Generation     uint64    `json:"generation,omitempty"` // of the attachment
 	ReadOnly       bool      `json:"read_only"`
 	Connections    int       `json:"connections"`
 	RequestSeconds int       `json:"request_timeout_seconds"`
