@@ -13,7 +13,13 @@ type backend struct{ store *volume.Store }
 var _ nbdserver.Backend = backend{}
 
 func (b backend) Open(ctx context.Context, name string, conn nbdserver.Conn, disconnect func(error)) (nbdserver.Device, error) {
-	d, err := b.store.Open(ctx, name, conn.Remote, disconnect)
+	var d *volume.Device
+	var err error
+	if conn.InfoOnly {
+		d, err = b.store.OpenInfo(ctx, name, conn.Remote)
+	} else {
+		d, err = b.store.Open(ctx, name, conn.Remote, disconnect)
+	}
 	if err != nil {
 		return nil, err
 	}
