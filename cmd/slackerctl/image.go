@@ -31,11 +31,12 @@ func (a *app) imageImport() *cobra.Command {
 		Short: "Import an image as a snapshot",
 		Long: `import makes a volume with one snapshot of a disk image (raw, qcow2), an archive or
 a directory (into a fresh ext4), or a container image (docker-archive, oci; its layers
-are applied). SOURCE is a path, or - for standard input. The snapshot appears when
-it is complete; when the import fails or is interrupted, nothing of it stays.`,
+are applied). SOURCE is a path, or - for standard input (raw and tar). The snapshot
+appears when it is complete; when the import fails or is interrupted, nothing of it
+stays.`,
 		Example: `  slackerctl image import debian.qcow2 debian@v1
   slackerctl image import rootfs.tar.xz debian@v2 --size 8GiB
-  docker save redis:7 | slackerctl image import - redis@7 --format docker-archive
+  slackerctl image import redis.tar redis@7 --format docker-archive
   slackerctl image import layout/ app@1 --format oci --image app:1.0`,
 		Args:                  wantArgs(2, 2),
 		DisableFlagsInUseLine: true,
