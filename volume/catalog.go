@@ -392,10 +392,16 @@ func (s *Store) Status(context.Context) (Status, error) {
 	}
 	live := s.tree.LiveBlocks() * block.Size
 	taken := uint64(s.log.DiskBytes())
+	var reclaimable int64
+	for _, g := range s.log.Segments() {
+		if !g.Active { // the active one is allocated ahead
+			reclaimable += max(0, g.Bytes-s.tree.Live(g.ID)*block.Size)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := Status{FormatVersion: s.db.Format(), Volumes: len(s.byName), Attachments: len(s.attachments),
-		Connections: int(s.conns.Load()), DataBytes: live, SegmentBytes: taken, ReclaimableBytes: taken - min(taken, live),
+		Connections: int(s.conns.Load()), DataBytes: live, SegmentBytes: taken, ReclaimableBytes: uint64(reclaimable),
 		CapacityBytes: disk.TotalBytes, FreeBytes: disk.AvailBytes, Fault: s.Fault()}
 	for _, v := range s.byName {
 		st.Snapshots += len(v.snaps)
