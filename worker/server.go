@@ -34,13 +34,12 @@ func (s *state) fillFrom(a *slackerv1.Attachment) error {
 	case len(a.GetNbdAddresses()) == 0 || len(a.GetNbdAddresses()) > maxNBDAddresses:
 		return block.Errorf(block.Unavailable, "attach %s: the server names %d NBD addresses, want 1 to %d: it needs --nbd-listen", s.Target, len(a.GetNbdAddresses()), maxNBDAddresses)
 	}
-	for _, addr := range a.GetNbdAddresses() {
-		if _, err := nbdclient.ParseAddr(addr); err != nil {
-			return err
-		}
+	addrs, err := reachable(a.GetNbdAddresses(), s.Server)
+	if err != nil {
+		return err
 	}
 	s.AttachmentID, s.ExportName, s.SizeBytes = a.GetId(), a.GetExportName(), a.GetSizeBytes()
-	s.NBDAddresses, s.Generation = a.GetNbdAddresses(), a.GetGeneration()
+	s.NBDAddresses, s.Generation = addrs, a.GetGeneration()
 	return nil
 }
 
@@ -62,7 +61,7 @@ func (w *Worker) attachAtServer(ctx context.Context, s *state, takeover bool) er
 		}
 	}
 	if err != nil {
-		return block.Wrap(block.Internal, api.FromConnect(err), "attach "+s.Target)
+		return api.FromConnect(err)
 	}
 	return s.fillFrom(answer.Msg)
 }
