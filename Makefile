@@ -1,0 +1,62 @@
+# Slacker. `make` or `make help` lists the targets.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX ?= /usr/local
+GO ?= go
+FUZZTIME ?= 10s
+PROGRAMS := slackerd slackerctl slacker-client
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install the Debian packages and Go modules that building and testing need (root)
+	./scripts/setup.sh
+
+.PHONY: build
+build: ## build bin/slackerd, bin/slackerctl and bin/slacker-client, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ $(PROGRAMS:%=./cmd/%)
+
+.PHONY: demo
+demo: ## set up and run the main job: import an image, clone it, attach it, run redis on it (root)
+	./scripts/setup.sh
+	./scripts/demo.sh
+
+.PHONY: check
+check: ## set up and pass everything: lint, tests, the kernel rig (root)
+	./scripts/setup.sh
+	$(MAKE) --no-print-directory lint test rig
+
+.PHONY: ci
+ci: check ## the same as check
+
+.PHONY: test
+test: ## run the tests with the race detector
+	$(GO) test -race ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, errcheck
+	./scripts/lint.sh
+
+.PHONY: rig
+rig: ## test with a real kernel in QEMU: attach, server restarts, stale writes
+	RIG=1 $(GO) test -count=1 -v ./rig
+
+.PHONY: fuzz
+fuzz: ## run every fuzzer for FUZZTIME (10s)
+	./scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: man
+man: build ## write the manual pages into dist/man
+	for p in $(PROGRAMS); do ./bin/$$p man dist/man || exit 1; done
+
+.PHONY: install
+install: build man ## install programs, manual pages, completions and systemd units below PREFIX
+	./scripts/install.sh '$(DESTDIR)$(PREFIX)'
+
+.PHONY: clean
+clean: ## remove what was built; .cache (kernel, images) stays
+	rm -rf bin dist

@@ -1,0 +1,40 @@
+#!/bin/bash
+# setup.sh: installs the Debian packages that building, testing and the demo
+# need and that are not there yet, and downloads the Go modules. May be run any
+# number of times.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(
+	ca-certificates curl gcc git libc6-dev make  # the build; the race detector wants gcc
+	e2fsprogs fuse3 iproute2 kmod util-linux # worker
+	binutils mmdebstrap qemu-utils runc skopeo umoci xz-utils # images
+	fio libnbd-bin nbd-client nbdkit redis-tools # NBD clients and servers for the tests
+	busybox-static cpio qemu-system-x86 # the kernel rig
+)
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() {
+	printf 'setup: %s\n' "$*" >&2
+	exit 1
+}
+
+command -v dpkg-query >/dev/null || fail "this is no Debian: install by hand: ${packages[*]}"
+missing=()
+for package in "${packages[@]}"; do
+	state=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
+	[ "$state" = "install ok installed" ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+	[ "$(id -u)" = 0 ] || fail "want root to install: ${missing[*]}"
+	say "installing ${missing[*]}"
+	apt-get -q update
+	DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "${missing[@]}"
+else
+	say "all ${#packages[@]} packages are installed"
+fi
+
+command -v go >/dev/null || fail "Go is not installed: want $(sed -n 's/^go //p' go.mod) or newer, see https://go.dev/dl"
+say "$(go version | cut -d' ' -f3), downloading modules"
+go mod download
+say "done"
