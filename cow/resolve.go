@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"runtime"
 	"slices"
 
 	"github.com/slackerd/slacker/block"
@@ -91,58 +92,76 @@ func (t *Tree) parentPage(l *Layer, pageNo uint32) (*page, *node, error) {
 // ancestors without caching their pages: a chain of a thousand layers costs
 // one page of memory. It stops at the first ancestor whose page is cached.
 func (t *Tree) loadSealed(n *node, l *Layer) error {
-	if n.loaded {
-		return nil
+	for !n.loaded {
+		p, busy, err := t.walk(l, n.key.page)
+		if err != nil {
+			return err
+		}
+		if !busy {
+			n.p, n.shared, n.loaded = p, false, true
+			return nil
+		}
+		runtime.Gosched() // whoever has the ancestor's page may wait for Tree.mu
 	}
+	return nil
+}
+
+// walk resolves a page of a sealed layer from the store and from the cached
+// pages of its ancestors. An ancestor's cached page may hold changes that are
+// not committed, so it must not be passed over: busy says that one could not be
+// had at once, and the caller tries again.
+func (t *Tree) walk(l *Layer, pageNo uint32) (p *page, busy bool, err error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	var p page
+	p = new(page)
 	own := p.own
 	for a := l; a != nil; a = a.parent {
 		if a != l {
-			if done := t.underCached(&p, a, n.key.page); done {
+			cached, busy := t.underCached(p, a, pageNo)
+			if busy {
+				return nil, true, nil
+			}
+			if cached {
 				break
 			}
 		}
 		var q page
-		found, err := t.db.loadPage(a.mapID, n.key.page, &q)
+		found, err := t.db.loadPage(a.mapID, pageNo, &q)
 		if err != nil {
-			return err
+			return nil, false, err
 		}
 		if !found {
 			continue
 		}
+		p.under(&q)
 		if a == l {
-			p, own = q, q.own
-		} else {
-			p.under(&q)
+			own = q.own
 		}
 		if p.full() {
 			break
 		}
 	}
 	p.own = own
-	n.p, n.shared, n.loaded = &p, false, true
-	return nil
+	return p, false, nil
 }
 
-// underCached completes p from an ancestor's cached page, if there is one that
-// can be had without waiting.
-func (t *Tree) underCached(p *page, a *Layer, pageNo uint32) bool {
+// underCached completes p from an ancestor's page, if that is cached. It does
+// not wait for the page: that would be against the lock order.
+func (t *Tree) underCached(p *page, a *Layer, pageNo uint32) (cached, busy bool) {
 	n := t.cache.peek(nodeKey{a.ID, pageNo})
 	if n == nil {
-		return false
+		return false, false
 	}
 	defer t.cache.put(n)
 	if !n.mu.TryRLock() {
-		return false
+		return false, true
 	}
 	defer n.mu.RUnlock()
 	if !n.loaded {
-		return false
+		return false, false
 	}
 	p.under(n.p)
-	return true
+	return true, false
 }
 
 // Lookup writes the entries of the blocks from first on into dst. An absent
