@@ -30,7 +30,8 @@ type Options struct {
 	Dir string
 	// CacheBytes bounds Pebble's block cache.
 	CacheBytes int64
-	// MustExist refuses to make a new store.
+	// MustExist refuses to make a new store, and one that has lost its format
+	// record: that is not new.
 	MustExist bool
 	ReadOnly  bool
 	Logger    *zap.Logger
@@ -68,7 +69,7 @@ func Open(o Options) (*DB, error) {
 	for i := range po.Levels {
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	po.EventListener = &pebble.EventListener{BackgroundError: faults.background}
+	po.EventListener = &pebble.EventListener{BackgroundError: faults.background, DataCorruption: faults.corruption}
 	pdb, err := pebble.Open(o.Dir, po)
 	if err != nil {
 		kind := block.IO
@@ -80,19 +81,20 @@ func Open(o Options) (*DB, error) {
 		return nil, block.Errorf(kind, "open extent map in %s: %w", o.Dir, err)
 	}
 	d := &DB{pdb: pdb, faults: faults}
-	if err := d.loadFormat(o.ReadOnly); err != nil {
+	if err := d.loadFormat(!o.ReadOnly && !o.MustExist); err != nil {
 		return nil, errors.Join(err, pdb.Close())
 	}
 	return d, nil
 }
 
-// loadFormat reads the format record, or writes it into a new store.
-func (d *DB) loadFormat(readOnly bool) error {
+// loadFormat reads the format record, or writes it into a new store if it may
+// be new.
+func (d *DB) loadFormat(mayBeNew bool) error {
 	v, err := d.get([]byte{keyFormat})
 	if err != nil {
 		return err
 	}
-	if v == nil && !readOnly {
+	if v == nil && mayBeNew {
 		v = binary.LittleEndian.AppendUint32(nil, FormatVersion)
 		id := make([]byte, 16)
 		if _, err := rand.Read(id); err != nil {
@@ -119,6 +121,16 @@ func (d *DB) StoreID() [16]byte { return d.storeID }
 
 // Format is the format version that the store has.
 func (d *DB) Format() uint32 { return d.format }
+
+// Settle moves everything committed to tables. It precedes a clean Close: damage
+// at the end of Pebble's log cannot be told from a write that a crash cut short,
+// damage of a table can.
+func (d *DB) Settle() error {
+	if err := d.pdb.Flush(); err != nil {
+		return block.Errorf(block.IO, "settle extent map: %w", err)
+	}
+	return nil
+}
 
 // Close closes the store. What was committed without sync may be lost by a
 // crash after it, as before.
@@ -280,6 +292,12 @@ func (l *faultLogger) fault(err error) {
 
 func (l *faultLogger) background(err error) {
 	l.log.Warn("extent map: background error", zap.Error(err))
+}
+
+// corruption passes on what Pebble found damaged. The read that met it returns
+// an error as well; without this, Pebble would end the process.
+func (l *faultLogger) corruption(i pebble.DataCorruptionInfo) {
+	l.log.Error("extent map: damaged table", zap.String("path", i.Path), zap.Error(i.Details))
 }
 
 func (l *faultLogger) Infof(format string, args ...any) { l.log.Debug(fmt.Sprintf(format, args...)) }
