@@ -264,16 +264,27 @@ func (r *run) clean(ctx context.Context, id block.SegmentID) error {
 	return errors.Join(append(faults, err)...)
 }
 
-// drop deletes the segments that nothing needs (G1).
+// drop deletes the segments that nothing needs (G1). What is counted in memory
+// may be ahead of what is durable, so the order matters: after the first flush
+// no entry is on its way any more that names a segment which was full before
+// it; one without life stays so, and after the second flush the map knows it
+// and is replayed from a later place.
 func (r *run) drop(ctx context.Context) error {
+	pos, _ := r.s.Log().DurablePos()
+	sealed := r.s.Log().Segments()
 	if err := r.s.Flush(ctx); err != nil {
 		return err
 	}
-	pos, _ := r.s.Log().DurablePos()
-	for _, g := range r.s.Log().Segments() {
-		if g.Active || g.ID >= pos.Segment || r.s.Tree().Live(g.ID) != 0 {
-			continue
-		}
+	dead := slices.DeleteFunc(sealed, func(g segment.Info) bool {
+		return g.Active || g.ID >= pos.Segment || r.s.Tree().Live(g.ID) != 0
+	})
+	if len(dead) == 0 {
+		return nil
+	}
+	if err := r.s.Flush(ctx); err != nil {
+		return err
+	}
+	for _, g := range dead {
 		if err := r.s.ForgetSegment(g.ID); err != nil {
 			return err
 		}
