@@ -55,7 +55,7 @@ func Open(o Options) (*DB, error) {
 	cache := pebble.NewCache(o.CacheBytes)
 	defer cache.Unref()
 	po := &pebble.Options{
-		FS:                          o.FS,
+		FS:                          orderedFS{o.FS},
 		Cache:                       cache,
 		Merger:                      newMerger(),
 		FormatMajorVersion:          pebbleFormat,
