@@ -1,0 +1,131 @@
+// Command nbdpeers compares slackerd with other NBD servers at the NBD boundary:
+// nbdkit's file and memory plugins and qemu-nbd on qcow2, alone and with a chain
+// of backing files as deep as a chain of Slacker's snapshots beside it.
+//
+// All servers run at once on unix sockets and take turns, round by round, under
+// the same load from the same client; the figures are medians of the rounds, and
+// ratios are formed within a round. The server's CPU time per operation is read
+// from the kernel.
+//
+//	go run ./bench/nbdpeers -slackerd bin/slackerd -rounds 5
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"text/tabwriter"
+	"time"
+)
+
+func main() {
+	var o options
+	flag.StringVar(&o.slackerd, "slackerd", "bin/slackerd", "the server `program` to measure")
+	flag.StringVar(&o.dir, "dir", "", "`directory` for the disks; a temporary one when empty")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds to take the median of")
+	flag.DurationVar(&o.each, "each", time.Second, "how long a server is under one load in a round")
+	flag.IntVar(&o.depth, "depth", 50, "layers of the deep chains")
+	flag.Uint64Var(&o.sizeBytes, "size", 1<<30, "bytes of a disk")
+	flag.StringVar(&o.json, "json", "", "also write the figures to this `file`")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "nbdpeers:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	slackerd, dir, json string
+	rounds, depth       int
+	each                time.Duration
+	sizeBytes           uint64
+}
+
+// figure is what one load did to one server, by round.
+type figure struct {
+	Load   string    `json:"load"`
+	Server string    `json:"server"`
+	Rate   []float64 `json:"operations_per_second"`
+	CPU    []float64 `json:"server_cpu_us_per_operation"`
+}
+
+func run(ctx context.Context, o options) error {
+	if o.dir == "" {
+		dir, err := os.MkdirTemp("", "nbdpeers")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		o.dir = dir
+	}
+	servers, err := start(ctx, o)
+	defer stopAll(servers)
+	if err != nil {
+		return err
+	}
+	var figures []*figure
+	for _, l := range loads() {
+		row := make([]*figure, len(servers))
+		for i, s := range servers {
+			row[i] = &figure{Load: l.name, Server: s.name}
+		}
+		for round := range o.rounds {
+			for i, s := range servers {
+				fmt.Fprintf(os.Stderr, "\r%-40s round %d/%d  %-24s", l.name, round+1, o.rounds, s.name)
+				rate, cpu, err := measure(ctx, s, l, o)
+				if err != nil {
+					return fmt.Errorf("%s on %s: %w", l.name, s.name, err)
+				}
+				row[i].Rate, row[i].CPU = append(row[i].Rate, rate), append(row[i].CPU, cpu)
+			}
+		}
+		figures = append(figures, row...)
+	}
+	fmt.Fprintln(os.Stderr)
+	if o.json != "" {
+		b, err := json.MarshalIndent(figures, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(o.json, append(b, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	return print(figures)
+}
+
+// print writes the medians, and how slacker compares, round by round.
+func print(figures []*figure) error {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "load\tserver\top/s\tserver CPU us/op\tslacker is\t")
+	var ours *figure
+	for _, f := range figures {
+		if ours == nil || ours.Load != f.Load {
+			ours = f
+		}
+		ratio := "-"
+		if f != ours {
+			rs := make([]float64, len(f.Rate))
+			for i := range rs {
+				rs[i] = ours.Rate[i] / f.Rate[i]
+			}
+			ratio = fmt.Sprintf("%.2fx", median(rs))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.1f\t%s\t\n", f.Load, f.Server, median(f.Rate), median(f.CPU), ratio)
+	}
+	return w.Flush()
+}
+
+func median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	if len(s) == 0 {
+		return 0
+	}
+	return (s[len(s)/2] + s[(len(s)-1)/2]) / 2
+}
