@@ -34,9 +34,11 @@ func TestWhatWasFlushedSurvives(t *testing.T) {
 			if err := c.Flush(context.Background()); err != nil {
 				t.Fatal(err)
 			}
-			wantStatus := 0
+			wantStatus, unflushed := 0, pattern(99)
 			if signal == syscall.SIGKILL {
-				wantStatus = -1
+				wantStatus, unflushed = -1, nil
+			} else if err := c.WriteAt(context.Background(), unflushed, 0, false); err != nil {
+				t.Fatal(err)
 			}
 			if status := p.end(signal); status != wantStatus {
 				t.Errorf("exit status %d, want %d:\n%s", status, wantStatus, p.text())
@@ -50,13 +52,17 @@ func TestWhatWasFlushedSurvives(t *testing.T) {
 			if err := c.ReadAt(context.Background(), got, 1<<20); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("the data is not there any more (error %v)", err)
 			}
+			// An orderly end also keeps what was not flushed.
+			if err := c.ReadAt(context.Background(), got, 0); err != nil || unflushed != nil && !bytes.Equal(got, unflushed) {
+				t.Errorf("what was written last is not there any more (error %v)", err)
+			}
 		})
 	}
 }
 
 // A connection that is open and idle does not hold up the end.
 func TestStopWithIdleConnection(t *testing.T) {
-	p := startServer(t, command(t, serveArgs(shortDir(t), "--shutdown-timeout", "50s")...))
+	p := startServer(t, command(t, serveArgs(shortDir(t), "--shutdown-timeout", "50s", "--log-level", "debug")...))
 	p.create("v")
 	c := p.dial("v")
 	defer func() { _ = c.Close() }()
@@ -67,8 +73,9 @@ func TestStopWithIdleConnection(t *testing.T) {
 	if took := time.Since(begin); took > 30*time.Second {
 		t.Errorf("stopping took %v: it waited for the idle connection", took)
 	}
-	if !strings.Contains(p.text(), `"stopped"`) {
-		t.Errorf("no word of the end:\n%s", p.text())
+	before, _, stopped := strings.Cut(p.text(), `"stopped"`)
+	if !stopped || !strings.Contains(before, `"nbd connection`) {
+		t.Errorf("the connection was not closed before the end:\n%s", p.text())
 	}
 }
 
