@@ -259,7 +259,9 @@ func crashRun(t *testing.T, seed uint64, steps int, ahead bool) {
 			after := h.clone()
 			acked.recs, acked.data = after.recs, after.data
 			for id := range after.deleted {
-				acked.deleted[id] = acked.deleted[id]
+				if _, known := acked.deleted[id]; !known {
+					acked.deleted[id] = false // begun, not acknowledged
+				}
 			}
 			if err := recoverTwice(clone, acked, crng, ahead); err != nil {
 				t.Errorf("crash before operation %d (%s %s), %d%% of unsynced data: %v", n, op, name, percent, err)

@@ -15,9 +15,11 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -102,8 +104,10 @@ func run(ctx context.Context, o options) error {
 
 // print writes the medians, and how slacker compares, round by round.
 func print(figures []*figure) error {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "load\tserver\top/s\tserver CPU us/op\tslacker is\t")
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	row := func(cells ...string) { _, _ = io.WriteString(w, strings.Join(cells, "\t")+"\t\n") } // to memory
+	row("load", "server", "op/s", "server CPU us/op", "slacker is")
 	var ours *figure
 	for _, f := range figures {
 		if ours == nil || ours.Load != f.Load {
@@ -117,9 +121,13 @@ func print(figures []*figure) error {
 			}
 			ratio = fmt.Sprintf("%.2fx", median(rs))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.1f\t%s\t\n", f.Load, f.Server, median(f.Rate), median(f.CPU), ratio)
+		row(f.Load, f.Server, fmt.Sprintf("%.0f", median(f.Rate)), fmt.Sprintf("%.1f", median(f.CPU)), ratio)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err := os.Stdout.WriteString(out.String())
+	return err
 }
 
 func median(v []float64) float64 {
