@@ -188,7 +188,7 @@ func (c *placer) record(rec segment.Record) error {
 			r.kind, r.bad = Entry, fmt.Sprintf("it names %v, where block %d was written", rec.Addr+block.Addr(n), rec.First+block.Index(n))
 		case rec.Sums[n] != r.sum:
 			r.kind, r.bad = Entry, fmt.Sprintf("it names %v with checksum %08x, the log has %08x", rec.Addr+block.Addr(n), r.sum, rec.Sums[n])
-		case c.w.heir(rec.Layer) != r.layer:
+		case !c.w.mayHold(r.layer, c.w.heir(rec.Layer)):
 			r.kind, r.bad = Entry, fmt.Sprintf("it names %v, which was written for layer %d", rec.Addr+block.Addr(n), rec.Layer)
 		}
 	}
@@ -207,6 +207,14 @@ func (w *walk) heir(id block.LayerID) block.LayerID {
 		}
 		id = next
 	}
+}
+
+// mayHold says whether a layer may hold what was written for another: it is the
+// same, or they are being merged, which moves entries page by page.
+func (w *walk) mayHold(l, writtenFor block.LayerID) bool {
+	lower, upper := min(l, writtenFor), max(l, writtenFor)
+	f := w.forest
+	return lower == upper || f.layers[upper].Parent == lower && len(f.names[lower]) == 0 && len(f.kids[lower]) == 1
 }
 
 // replay checks that the log has the place where a replay would begin.
