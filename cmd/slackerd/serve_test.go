@@ -34,7 +34,7 @@ func TestWhatWasFlushedSurvives(t *testing.T) {
 			if err := c.Flush(context.Background()); err != nil {
 				t.Fatal(err)
 			}
-			wantStatus, unflushed := 0, pattern(99)
+			wantStatus, unflushed := 0, pattern(99)[:block.Size]
 			if signal == syscall.SIGKILL {
 				wantStatus, unflushed = -1, nil
 			} else if err := c.WriteAt(context.Background(), unflushed, 0, false); err != nil {
@@ -53,7 +53,7 @@ func TestWhatWasFlushedSurvives(t *testing.T) {
 				t.Errorf("the data is not there any more (error %v)", err)
 			}
 			// An orderly end also keeps what was not flushed.
-			if err := c.ReadAt(context.Background(), got, 0); err != nil || unflushed != nil && !bytes.Equal(got, unflushed) {
+			if err := c.ReadAt(context.Background(), got, 0); err != nil || !bytes.HasPrefix(got, unflushed) {
 				t.Errorf("what was written last is not there any more (error %v)", err)
 			}
 		})
