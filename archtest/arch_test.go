@@ -55,7 +55,8 @@ func packages(t *testing.T) []*pkg {
 // other.
 var mayImport = map[string][]string{
 	"block":                           {},
-	"config":                          {"block"},
+	"config":                          {"block", "suggest"},
+	"suggest":                         {},
 	"segment":                         {"block"},
 	"cow":                             {"block"},
 	"volume":                          {"block", "cow", "segment", "check"},
