@@ -21,14 +21,11 @@ build: ## build bin/slackerd, bin/slackerctl and bin/slacker-client, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ $(PROGRAMS:%=./cmd/%)
 
 .PHONY: demo
-demo: ## set up and run the main job: import an image, clone it, attach it, run redis on it (root)
-	./scripts/setup.sh
+demo: ## run the main job: import an image, clone it, attach it, run redis on it (root)
 	./scripts/demo.sh
 
 .PHONY: check
-check: ## set up and pass everything: lint, tests, the kernel rig (root)
-	./scripts/setup.sh
-	$(MAKE) --no-print-directory lint test rig
+check: lint test rig ## pass everything: lint, tests, the kernel rig (root)
 
 .PHONY: ci
 ci: check ## the same as check
@@ -48,6 +45,11 @@ rig: ## test with a real kernel in QEMU: attach, server restarts, stale writes
 .PHONY: fuzz
 fuzz: ## run every fuzzer for FUZZTIME (10s)
 	./scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: build ## measure the store, and the server beside nbdkit and qemu-nbd
+	$(GO) test ./bench -run '^$$' -bench .
+	$(GO) run ./bench/nbdpeers -slackerd bin/slackerd
 
 .PHONY: man
 man: build ## write the manual pages into dist/man

@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 packages=(
 	ca-certificates curl gcc git libc6-dev make  # the build; the race detector wants gcc
-	e2fsprogs fuse3 iproute2 kmod util-linux # worker
-	binutils mmdebstrap qemu-utils runc skopeo umoci xz-utils # images
+	e2fsprogs fuse3 iproute2 kmod mount util-linux # worker
+	binutils mmdebstrap qemu-utils runc skopeo umoci bzip2 xz-utils # images
 	fio libnbd-bin nbd-client nbdkit redis-tools # NBD clients and servers for the tests
 	busybox-static cpio qemu-system-x86 # the kernel rig
 )

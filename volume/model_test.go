@@ -16,8 +16,8 @@ import (
 
 var (
 	modelSeed  = flag.Uint64("model.seed", 0, "run the model test with this seed only")
-	modelRuns  = flag.Int("model.runs", 40, "how many seeds the model test runs")
-	modelSteps = flag.Int("model.steps", 300, "how many operations a run of the model test has")
+	modelRuns  = flag.Int("model.runs", 10, "how many seeds the model test runs")
+	modelSteps = flag.Int("model.steps", 250, "how many operations a run of the model test has")
 )
 
 const modelBlocks = 700 // blocks of a volume at first: three pages
@@ -26,11 +26,14 @@ const modelBlocks = 700 // blocks of a volume at first: three pages
 type tag uint64
 
 func (g tag) fill(b []byte) {
-	for i := 0; i < len(b); i += 8 {
-		binary.LittleEndian.PutUint64(b[i:], uint64(g)*0x9E3779B97F4A7C15+uint64(i)*uint64(min(g, 1)))
+	if g == 0 {
+		clear(b)
+		return
 	}
-	if g != 0 {
-		binary.LittleEndian.PutUint64(b, uint64(g))
+	binary.LittleEndian.PutUint64(b, uint64(g))
+	binary.LittleEndian.PutUint64(b[8:], uint64(g)*0x9E3779B97F4A7C15)
+	for n := 16; n < len(b); n *= 2 {
+		copy(b[n:], b[:n])
 	}
 }
 
