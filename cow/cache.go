@@ -72,7 +72,8 @@ func (c *cache) get(k nodeKey) *node {
 	n := s.nodes[k]
 	if n == nil {
 		n = &node{key: k}
-		if len(s.ring) >= s.limit {
+		// Two for one, so that a cache that had to grow shrinks again.
+		for i := 0; i < 2 && len(s.ring) >= s.limit; i++ {
 			s.evict(c.committed.Load())
 		}
 		s.nodes[k] = n

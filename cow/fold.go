@@ -211,8 +211,10 @@ func (t *Tree) Merge(ctx context.Context, w *Layer, flush Flush) error {
 }
 
 // ownPages lists the pages of a map.
-func (t *Tree) ownPages(ctx context.Context, m MapID) (pages []uint32, err error) {
-	err = t.db.scan(ctx, idKey(keyPage, uint64(m)), func(k, _ []byte) error {
+func (t *Tree) ownPages(ctx context.Context, m MapID) ([]uint32, error) { return t.db.pagesOf(ctx, m) }
+
+func (d *DB) pagesOf(ctx context.Context, m MapID) (pages []uint32, err error) {
+	err = d.scan(ctx, idKey(keyPage, uint64(m)), func(k, _ []byte) error {
 		_, n, ok := parsePageKey(k)
 		if !ok {
 			return block.Errorf(block.Corrupt, "extent map: page key of %d bytes", len(k))

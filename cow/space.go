@@ -2,6 +2,7 @@ package cow
 
 import (
 	"context"
+	"errors"
 	"math/bits"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -118,22 +119,12 @@ type Usage struct {
 // and their ancestors hold.
 func (t *Tree) Usage(ctx context.Context, ls []*Layer) (u Usage, err error) {
 	inSet := map[*Layer]int{}
-	chain := map[*Layer]bool{}
-	pages := roaring.New()
-	t.mu.RLock()
 	for _, l := range ls {
 		inSet[l]++
-		for a := l; a != nil && !chain[a]; a = a.parent {
-			chain[a] = true
-		}
 	}
-	t.mu.RUnlock()
-	for a := range chain {
-		own, err := t.ownPages(ctx, t.mapOf(a))
-		if err != nil {
-			return u, err
-		}
-		pages.AddMany(own)
+	chain, pages, err := t.chainPages(ctx, ls)
+	if err != nil {
+		return u, err
 	}
 	for it := pages.Iterator(); it.HasNext(); {
 		if err := ctx.Err(); err != nil {
@@ -144,6 +135,32 @@ func (t *Tree) Usage(ctx context.Context, ls []*Layer) (u Usage, err error) {
 		}
 	}
 	return u, nil
+}
+
+// chainPages returns the layers ls with their ancestors, and the pages that they
+// hold, all as of one moment: a layer merge moves pages from map to map, and
+// would hide them from a walk of one map after the other.
+func (t *Tree) chainPages(ctx context.Context, ls []*Layer) (chain map[*Layer]bool, pages *roaring.Bitmap, err error) {
+	chain, pages = map[*Layer]bool{}, roaring.New()
+	var maps []MapID
+	t.mu.RLock()
+	for _, l := range ls {
+		for a := l; a != nil && !chain[a]; a = a.parent {
+			chain[a] = true
+			maps = append(maps, a.mapID)
+		}
+	}
+	d := &DB{pdb: t.db.pdb, view: t.db.pdb.NewSnapshot()}
+	t.mu.RUnlock()
+	defer func() { err = errors.Join(err, d.view.Close()) }()
+	for _, m := range maps {
+		own, err := d.pagesOf(ctx, m)
+		if err != nil {
+			return nil, nil, err
+		}
+		pages.AddMany(own)
+	}
+	return chain, pages, nil
 }
 
 func (t *Tree) usagePage(pageNo uint32, chain map[*Layer]bool, inSet map[*Layer]int, u *Usage) error {

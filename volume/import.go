@@ -80,11 +80,15 @@ func (s *Store) FinishImport(ctx context.Context, id string) (SnapshotInfo, erro
 		x.Discard()
 		return SnapshotInfo{}, err
 	}
-	a := s.writer(staged)
-	s.fence(block.Errorf(block.Fenced, "the import is finished"), s.release(a)...)
+	a := s.writer(staged) // nil when it was detached: then its writers are fenced already
+	if a != nil {
+		s.fence(block.Errorf(block.Fenced, "the import is finished"), s.release(a)...)
+	}
 	if err := s.log.Sync(ctx); err != nil {
 		x.Discard()
-		s.addAttachment(a.rec, staged)
+		if a != nil {
+			s.addAttachment(a.rec, staged)
+		}
 		return SnapshotInfo{}, err
 	}
 	return s.finish(x, staged, a, volume, snapshot)
@@ -107,7 +111,9 @@ func (s *Store) finish(x *cow.Tx, staged *vol, a *attachment, volume, snapshot s
 		SizeBytes: staged.size.Load(), Created: s.o.Now(), Layer: sealed.ID}}
 	x.PutSnapshot(&sn.rec)
 	x.DeleteVolume(staged.id)
-	x.DeleteAttachment(a.rec.ID)
+	if a != nil {
+		x.DeleteAttachment(a.rec.ID)
+	}
 	if err := s.commit(x); err != nil {
 		if head != nil {
 			s.tree.Drop(head)
