@@ -274,8 +274,9 @@ func (d *DB) scanCounts(ctx context.Context, prefix byte, fn func(id uint64, n i
 }
 
 // faultLogger passes Pebble's log on. Pebble calls Fatalf where it cannot go
-// on, and expects it not to return: the fault is reported, so that the store
-// stops answering, and the goroutine is ended.
+// on, such as after a failed write of its own log, with its locks held, and
+// expects it not to return. So the process ends: nothing is acknowledged after
+// that, and opening the store anew finds what was durable.
 type faultLogger struct {
 	log     *zap.Logger
 	onFault func(error)
