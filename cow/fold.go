@@ -165,14 +165,13 @@ func (t *Tree) mapOf(l *Layer) MapID {
 	return l.mapID
 }
 
+// forwardsTo lists the layers whose merges lead to the layer.
 func (t *Tree) forwardsTo(id block.LayerID) (from []block.LayerID) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	for todo := []block.LayerID{id}; len(todo) > 0; todo = todo[1:] {
-		for f, to := range t.merged {
-			if to == todo[0] {
-				from, todo = append(from, f), append(todo, f)
-			}
+	for f := range t.merged {
+		if l, _ := t.resolve(f); l != nil && l.ID == id {
+			from = append(from, f)
 		}
 	}
 	return from

@@ -93,16 +93,30 @@ func NewTree(db *DB, c *Catalog, cacheBytes int64) (*Tree, error) {
 // nil when what it held is gone.
 func (t *Tree) Layer(id block.LayerID) *Layer {
 	t.mu.RLock()
-	defer t.mu.RUnlock()
+	l, hops := t.resolve(id)
+	t.mu.RUnlock()
+	if hops > 1 && l != nil { // a long history of merges is walked once
+		t.mu.Lock()
+		if l, hops = t.resolve(id); hops > 1 && l != nil {
+			t.merged[id] = l.ID
+		}
+		t.mu.Unlock()
+	}
+	return l
+}
+
+// resolve follows merges, under mu.
+func (t *Tree) resolve(id block.LayerID) (l *Layer, hops int) {
 	for {
 		if l := t.layers[id]; l != nil {
-			return l
+			return l, hops
 		}
 		next, ok := t.merged[id]
 		if !ok {
-			return nil
+			return nil, hops
 		}
 		id = next
+		hops++
 	}
 }
 

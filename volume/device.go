@@ -68,7 +68,8 @@ func (d *Device) target() string {
 //	TARGET:ATTACHMENT[.SLOT.INCARNATION]
 //
 // In the last form the attachment alone decides; TARGET is for the reader of
-// logs, and goes on working when the volume is renamed.
+// logs, and goes on working when the volume is renamed. Without a slot it is
+// slot 0, and each connection is newer than the one before it.
 type exportName struct {
 	target      string
 	attachment  string
@@ -162,7 +163,7 @@ func (s *Store) openAttached(d *Device, e exportName, export string) error {
 		return nil
 	}
 	if old := a.slots[e.slot]; old != nil {
-		if old.incarnation >= e.incarnation {
+		if old.incarnation >= e.incarnation && e.incarnation > 0 {
 			return block.Errorf(block.Fenced, "open %s: slot %d has connection %d already, which is not older than %d", export, e.slot, old.incarnation, e.incarnation)
 		}
 		s.fence(block.Errorf(block.Fenced, "%s is replaced by connection %d of slot %d", export, e.incarnation, e.slot), old)

@@ -223,6 +223,16 @@ func TestAttachments(t *testing.T) {
 	wantKind(t, err, block.Fenced)
 	mustDo(t, old.Close())
 
+	// Without a slot each connection replaces the one before.
+	ro := must[AttachmentInfo](t)(s.Attach(ctx, AttachRequest{Target: "v", Worker: "w3", ReadOnly: true}))
+	first := openDevice(t, s, ro.ExportName)
+	second := openDevice(t, s, ro.ExportName)
+	wantKind(t, first.ReadAt(ctx, make([]byte, 1), 0), block.Fenced)
+	mustDo(t, second.ReadAt(ctx, make([]byte, 1), 0))
+	mustDo(t, first.Close())
+	mustDo(t, second.Close())
+	mustDo(t, s.Detach(ctx, ro.ID))
+
 	// Asking what an export is changes nothing.
 	info := must[*Device](t)(s.OpenInfo(ctx, a.ExportName+".0.9", "t"))
 	wantKind(t, info.WriteAt(ctx, want, 0, false), block.ReadOnly)
