@@ -192,7 +192,7 @@ func TestFilesStaySmall(t *testing.T) {
 }
 
 var (
-	readmeMake   = regexp.MustCompile("(?m)^ *(?:sudo )?(?:\\./scripts/setup\\.sh && )?make ([a-z]+)")
+	readmeMake   = regexp.MustCompile(`(?m)^ *(?:sudo )?(?:\./scripts/setup\.sh && )?make ([a-z]+)`)
 	makeTarget   = regexp.MustCompile("(?m)^([a-z]+):")
 	readmeScript = regexp.MustCompile(`\./(scripts/[a-z-]+\.sh)`)
 	readmeLink   = regexp.MustCompile(`\]\(([^)#:]+)\)`)

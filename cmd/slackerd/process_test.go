@@ -218,3 +218,16 @@ func shortDir(t *testing.T) string {
 }
 
 func unixAddr(dir, name string) string { return fmt.Sprintf("unix://%s", filepath.Join(dir, name)) }
+
+// snapshotAndClone makes volume@snapshot and a clone of it.
+func (p *process) snapshotAndClone(volume, snapshot, clone string) {
+	p.t.Helper()
+	ctx := context.Background()
+	_, err := p.client().CreateSnapshot(ctx, connect.NewRequest(&slackerv1.CreateSnapshotRequest{Volume: volume, Snapshot: snapshot}))
+	if err == nil {
+		_, err = p.client().CloneSnapshot(ctx, connect.NewRequest(&slackerv1.CloneSnapshotRequest{Volume: volume, Snapshot: snapshot, NewVolume: clone}))
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}

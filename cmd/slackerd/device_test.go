@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slackerd/slacker/nbdserver"
+	"github.com/slackerd/slacker/nbdserver/nbdtest"
+	"github.com/slackerd/slacker/volume"
+)
+
+// A volume, and a clone that has its data from a snapshot, keep the contract
+// that the NBD server has with its devices.
+func TestVolumesConform(t *testing.T) {
+	for _, kind := range []string{"volume", "clone"} {
+		t.Run(kind, func(t *testing.T) {
+			nbdtest.Conform(t, func(t *testing.T) nbdtest.Opener {
+				s, err := volume.Open(volume.Options{Dir: t.TempDir(), PageCacheBytes: 1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if err := s.Close(); err != nil {
+						t.Error(err)
+					}
+				})
+				ctx := context.Background()
+				_, err = s.Create(ctx, "volume", 48<<20)
+				if err == nil && kind == "clone" {
+					if _, err = s.Snapshot(ctx, "volume", "s"); err == nil {
+						_, err = s.Clone(ctx, "volume", "s", "clone")
+					}
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				return func() nbdserver.Device {
+					d, err := backend{s}.Open(ctx, kind, nbdserver.Conn{}, func(error) {})
+					if err != nil {
+						panic(err) // may be called from any goroutine
+					}
+					return d
+				}
+			})
+		})
+	}
+}
+
+// tool runs a client that nobody here wrote.
+func tool(t *testing.T, debianPackage, name string, args ...string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("%s is not installed (Debian package %s)", name, debianPackage)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// Clients nobody here wrote work on volumes, snapshots and clones.
+func TestOtherClients(t *testing.T) {
+	dir := shortDir(t)
+	p := startServer(t, command(t, "serve", "--data-dir", filepath.Join(dir, "data"), "--nbd-listen", unixAddr(dir, "n"), "--api-listen", "tcp://127.0.0.1:0"))
+	p.create("v") // 64 MiB
+	uri := func(export string) string {
+		return fmt.Sprintf("nbd+unix:///%s?socket=%s", export, filepath.Join(dir, "n"))
+	}
+	image := filepath.Join(dir, "image")
+	data := make([]byte, 64<<20)
+	copy(data[3<<20:], bytes.Repeat(pattern(7), 80))
+	if err := os.WriteFile(image, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "libnbd-bin", "nbdcopy", image, uri("v"))
+	tool(t, "qemu-utils", "qemu-img", "compare", "-f", "raw", "-F", "raw", image, uri("v"))
+	p.snapshotAndClone("v", "s", "c")
+	tool(t, "qemu-utils", "qemu-img", "compare", "-f", "raw", "-F", "raw", image, uri("v@s"))
+	if out := tool(t, "libnbd-bin", "nbdinfo", "--map", uri("c")); !strings.Contains(out, "hole") || !strings.Contains(out, "data") {
+		t.Errorf("the map of the clone shows no hole or no data:\n%s", out)
+	}
+	if out := tool(t, "qemu-utils", "qemu-img", "map", "--output=json", "-f", "raw", uri("c")); !strings.Contains(out, `"start": 3145728`) {
+		t.Errorf("qemu-img's map of the clone has no run at 3 MiB:\n%s", out)
+	}
+	tool(t, "qemu-utils", "qemu-io", "-f", "raw", "-c", "write -P 5 1M 64k", "-c", "write -z 4M 1M", "-c", "discard 5M 1M", "-c", "write -f -P 6 77 1000",
+		"-c", "flush", "-c", "read -P 5 1M 64k", "-c", "read -P 0 4M 2M", "-c", "read -P 6 77 1000", uri("c"))
+	qcow := filepath.Join(dir, "c.qcow2")
+	tool(t, "qemu-utils", "qemu-img", "convert", "-f", "raw", "-O", "qcow2", uri("c"), qcow)
+	tool(t, "qemu-utils", "qemu-img", "compare", "-f", "qcow2", "-F", "raw", qcow, uri("c"))
+	tool(t, "qemu-utils", "qemu-img", "compare", "-f", "raw", "-F", "raw", image, uri("v@s"))
+	tool(t, "fio", "fio", "--name=verify", "--ioengine=nbd", "--uri="+uri("c"), "--rw=randrw", "--bsrange=4k-128k", "--iodepth=16",
+		"--size=64m", "--io_size=64m", "--verify=crc32c", "--verify_fatal=1", "--fsync=32", "--randrepeat=1")
+	tool(t, "qemu-utils", "qemu-img", "compare", "-f", "raw", "-F", "raw", image, uri("v"))
+}
