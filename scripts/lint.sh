@@ -1,10 +1,8 @@
 #!/bin/bash
-# lint.sh [PACKAGES]: gofmt, go vet, staticcheck and errcheck; the versions of
-# the latter two are pinned here.
+# lint.sh [PACKAGES]: gofmt, go vet, staticcheck and errcheck; go.mod has the
+# versions of the latter two.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
-errcheck=github.com/kisielk/errcheck@v1.20.0
 packages=("$@")
 [ $# -gt 0 ] || packages=(./...)
 status=0
@@ -25,7 +23,7 @@ formatted() {
 step gofmt formatted
 step "go vet" go vet "${packages[@]}"
 step "go vet -tags rig" go vet -tags rig ./cmd/slackerd
-step staticcheck go run "$staticcheck" "${packages[@]}"
-step errcheck go run "$errcheck" -ignoregenerated "${packages[@]}"
+step staticcheck go tool staticcheck "${packages[@]}"
+step errcheck go tool errcheck -ignoregenerated "${packages[@]}"
 [ $status = 0 ] && echo "lint: no findings"
 exit $status
