@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"os"
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/check"
@@ -39,8 +40,13 @@ func CheckDir(ctx context.Context, o Options, data bool, progress func(done, tot
 		return nil, err
 	}
 	o.MustExist = true
+	// Opening would make the directories of a store that is not there.
 	if _, err := o.FS.Stat(o.FS.PathJoin(o.Dir, "map")); err != nil {
-		return nil, block.Errorf(block.NotFound, "check: there is no store in %s: %w", o.Dir, err)
+		kind := block.NotFound
+		if errors.Is(err, os.ErrPermission) {
+			kind = block.Permission
+		}
+		return nil, block.Errorf(kind, "check %s: want the data directory of a store: %w", o.Dir, err)
 	}
 	s, err := Open(o)
 	if err != nil {

@@ -126,6 +126,12 @@ func (s *Store) Flush(ctx context.Context) error {
 	if len(changes) == 0 && pos.Segment == s.replayFrom {
 		return s.Fault()
 	}
+	return s.commitChanges(changes, pos, lsn)
+}
+
+// commitChanges commits changes, the last of them lsn, with the position that
+// follows on them. They follow on what was committed before.
+func (s *Store) commitChanges(changes []*cow.Change, pos segment.Pos, lsn segment.LSN) error {
 	x := s.db.Begin()
 	x.ApplyAll(s.tree, changes)
 	x.SetReplay(cow.ReplayPoint{Segment: pos.Segment, Block: pos.Block, NextLSN: uint64(lsn) + 1})
@@ -151,16 +157,8 @@ func (s *Store) replay(ctx context.Context, from cow.ReplayPoint) error {
 	if records > 0 {
 		s.o.Logger.Info("replayed the log", zap.Int("records", records), zap.Uint64("segment", uint64(end.Segment)), zap.Uint32("block", end.Block))
 	}
-	x := s.db.Begin()
-	x.ApplyAll(s.tree, s.queue.take(uint64(next)))
 	pos, _ := s.log.DurablePos()
-	x.SetReplay(cow.ReplayPoint{Segment: pos.Segment, Block: pos.Block, NextLSN: uint64(next)})
-	if err := x.Commit(true); err != nil {
-		return err
-	}
-	s.replayFrom = pos.Segment
-	s.tree.Committed(uint64(next) - 1)
-	return nil
+	return s.commitChanges(s.queue.take(uint64(next)), pos, next-1)
 }
 
 // redo applies one record of the log to the pages in memory. What belongs to a

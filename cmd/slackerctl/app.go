@@ -120,6 +120,15 @@ EXIT STATUS
 // client returns a client of the server that the command line names.
 func (a *app) client() (slackerv1connect.AdminServiceClient, error) { return api.NewClient(a.server) }
 
+// snapshotClient is client for a command on target, VOLUME@SNAPSHOT, which it
+// splits.
+func (a *app) snapshotClient(target string) (volume, snapshot string, client slackerv1connect.AdminServiceClient, err error) {
+	if volume, snapshot, err = block.SplitSnapshot(target); err == nil {
+		client, err = a.client()
+	}
+	return volume, snapshot, client, err
+}
+
 func (a *app) help() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND]",

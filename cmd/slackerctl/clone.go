@@ -5,7 +5,6 @@ import (
 	"github.com/spf13/cobra"
 
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
-	"github.com/slackerd/slacker/block"
 )
 
 func (a *app) clone() *cobra.Command {
@@ -20,11 +19,7 @@ can be deleted at any time.`,
 		Args:                  wantArgs(2, 2),
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			volume, snapshot, err := block.SplitSnapshot(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := a.client()
+			volume, snapshot, client, err := a.snapshotClient(args[0])
 			if err != nil {
 				return err
 			}

@@ -34,11 +34,7 @@ the same time for any size. What a worker has not flushed yet may be missing.`,
 		Args:                  wantArgs(1, 1),
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			volume, snapshot, err := block.SplitSnapshot(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := a.client()
+			volume, snapshot, client, err := a.snapshotClient(args[0])
 			if err != nil {
 				return err
 			}
@@ -97,11 +93,7 @@ func (a *app) snapshotShow() *cobra.Command {
 		Args:                  wantArgs(1, 1),
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			volume, snapshot, err := block.SplitSnapshot(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := a.client()
+			volume, snapshot, client, err := a.snapshotClient(args[0])
 			if err != nil {
 				return err
 			}
@@ -139,11 +131,7 @@ Space that nothing else holds comes back in the background.`,
 		Args:                  wantArgs(1, 1),
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			volume, snapshot, err := block.SplitSnapshot(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := a.client()
+			volume, snapshot, client, err := a.snapshotClient(args[0])
 			if err != nil {
 				return err
 			}

@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -16,7 +13,6 @@ import (
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/volume"
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 )
 
 func newCheck() *cobra.Command {
@@ -45,28 +41,17 @@ func newCheck() *cobra.Command {
 }
 
 func checkOffline(ctx context.Context, dir string, data, asJSON bool, out io.Writer) error {
-	// Opening would make the directories of a store that is not there.
-	if _, err := os.Stat(filepath.Join(dir, "map")); err != nil {
-		kind := block.NotFound
-		if errors.Is(err, os.ErrPermission) {
-			kind = block.Permission
-		}
-		return block.Errorf(kind, "check %s: want the data directory of a store: %w", dir, err)
-	}
-	store, err := volume.Open(volume.Options{Dir: dir, Logger: zap.NewNop(), MustExist: true})
-	if block.Is(err, block.Busy) {
-		return block.Errorf(block.Busy, "check %s: %w: use slackerctl check while a server runs", dir, err)
-	}
-	if err != nil {
-		return block.Wrap(block.IO, err, "check "+dir)
-	}
-	damages, err := checkStore(ctx, store, data, nil)
-	if err == nil && ctx.Err() != nil {
+	found, err := volume.CheckDir(ctx, volume.Options{Dir: dir}, data, nil)
+	if err == nil {
 		err = ctx.Err()
 	}
-	if err = errors.Join(err, store.Close()); err != nil {
+	if block.Is(err, block.Busy) {
+		return block.Errorf(block.Busy, "%w: use slackerctl check while a server runs", err)
+	}
+	if err != nil {
 		return err
 	}
+	damages := toDamages(found)
 	if err := printDamages(out, damages, asJSON); err != nil {
 		return block.Errorf(block.IO, "print: %w", err)
 	}

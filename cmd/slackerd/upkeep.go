@@ -32,7 +32,8 @@ func (u upkeep) until(ctx context.Context) (context.Context, func()) {
 func (u upkeep) Check(ctx context.Context, data bool, progress func(done, total uint64, unit string)) ([]api.Damage, error) {
 	ctx, done := u.until(ctx)
 	defer done()
-	return checkStore(ctx, u.store, data, progress)
+	found, err := u.store.Check(ctx, data, progress)
+	return toDamages(found), err
 }
 
 func (u upkeep) Collect(ctx context.Context, dryRun bool, progress func(step string, done, total uint64, unit string)) (uint64, []string, error) {
@@ -41,11 +42,11 @@ func (u upkeep) Collect(ctx context.Context, dryRun bool, progress func(step str
 	return u.collector.Collect(ctx, dryRun, progress)
 }
 
-func checkStore(ctx context.Context, s *volume.Store, data bool, progress func(done, total uint64, unit string)) ([]api.Damage, error) {
-	found, err := check.Run(ctx, check.Options{Tree: s.Tree(), Log: s.Log(), Flush: s.Flush, Data: data, Progress: progress})
+// toDamages puts damages in the words of the API.
+func toDamages(found []check.Damage) []api.Damage {
 	damages := make([]api.Damage, len(found))
 	for i, d := range found {
 		damages[i] = api.Damage(d)
 	}
-	return damages, err
+	return damages
 }
