@@ -138,8 +138,18 @@ func (p *Pin) Apply(c *Change, moved bool) {
 		}
 		n.mu.Unlock()
 	}
+	c.Layer.noteChange(c.LSN)
 	t.count(c)
 	c.done.Store(true)
+}
+
+func (l *Layer) noteChange(lsn uint64) {
+	for {
+		old := l.newest.Load()
+		if lsn <= old || l.newest.CompareAndSwap(old, lsn) {
+			return
+		}
+	}
 }
 
 func (c *Change) entry(i uint32) Entry {

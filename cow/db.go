@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -47,6 +48,7 @@ type DB struct {
 	storeID [16]byte
 	format  uint32
 	faults  *faultLogger
+	gets    atomic.Uint64 // lookups of pages so far
 }
 
 // Open opens the store in o.Dir, making it when it is empty.
@@ -166,6 +168,7 @@ func (d *DB) get(key []byte) ([]byte, error) {
 
 // loadPage overlays page n of map m on p and reports whether there was one.
 func (d *DB) loadPage(m MapID, n uint32, p *page) (bool, error) {
+	d.gets.Add(1)
 	key := pageKey(m, n)
 	v, closer, err := d.reader().Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {

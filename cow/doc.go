@@ -23,6 +23,30 @@
 //	M5  All changes of the entries of a range of blocks of a layer are made
 //	    under that layer's range lock (Layer.Lock).
 //	M6  A page with changes that are not committed is not evicted.
+//	M7  A span (below) names, for each of its layers, every page that the
+//	    layer's map holds.
+//
+// # Depth
+//
+// The first touch of a page resolves it through the chain of layers. Asking each
+// of a thousand layers is a thousand lookups in Pebble, about a microsecond each
+// with its Bloom filter; a test of a set in memory for each layer would still be
+// about 20 us, a few times what the rest of a first touch costs. So the pages of
+// a run of sealed layers are kept in one sorted list of (page, layer): a span. A
+// walk finds the next layer that holds its page by one binary search and asks
+// only that one. Descendants that branch off in the middle of a span enter it in
+// the middle.
+//
+// Spans live in memory only, within an eighth of the page cache's bound, and are
+// made in the background from the keys of the maps when a walk asked more than
+// four layers in vain; until then, and for a layer with more pages than an
+// eighth of the spans' bound holds, the layer itself is asked. A span that grows
+// takes in the one below when that is not more than twice as long, so a chain
+// has about log2 of its depth. A merge first takes its two layers out of their
+// spans. A snapshot, a clone and opening the store do nothing for spans.
+//
+// What stays: a page that many layers of a chain hold costs a lookup for each of
+// them that its blocks come from, once for all clones of a snapshot.
 //
 // # Keys
 //

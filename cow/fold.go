@@ -3,6 +3,7 @@ package cow
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"sort"
 
 	"github.com/slackerd/slacker/block"
@@ -189,6 +190,8 @@ func (t *Tree) Merge(ctx context.Context, w *Layer, flush Flush) error {
 	for u = range w.kids {
 	}
 	t.mu.RUnlock()
+	t.unspan(u, w)
+	defer t.settle(u, w)
 	f := &fold{t: t, w: w, u: u, down: t.DataBlocks(u) <= t.DataBlocks(w), flush: flush}
 	source := w
 	if f.down {
@@ -212,15 +215,29 @@ func (t *Tree) Merge(ctx context.Context, w *Layer, flush Flush) error {
 // ownPages lists the pages of a map.
 func (t *Tree) ownPages(ctx context.Context, m MapID) ([]uint32, error) { return t.db.pagesOf(ctx, m) }
 
-func (d *DB) pagesOf(ctx context.Context, m MapID) (pages []uint32, err error) {
-	err = d.scan(ctx, idKey(keyPage, uint64(m)), func(k, _ []byte) error {
+func (d *DB) pagesOf(ctx context.Context, m MapID) ([]uint32, error) {
+	return d.pagesUpTo(ctx, m, math.MaxInt)
+}
+
+// pagesUpTo is pagesOf for a map with at most limit pages; for one with more it
+// returns nil.
+func (d *DB) pagesUpTo(ctx context.Context, m MapID, limit int) ([]uint32, error) {
+	pages := []uint32{}
+	tooMany := block.Errorf(block.Internal, "map %d has more than %d pages", m, limit)
+	err := d.scan(ctx, idKey(keyPage, uint64(m)), func(k, _ []byte) error {
 		_, n, ok := parsePageKey(k)
 		if !ok {
 			return block.Errorf(block.Corrupt, "extent map: page key of %d bytes", len(k))
 		}
+		if len(pages) == limit {
+			return tooMany
+		}
 		pages = append(pages, n)
 		return nil
 	})
+	if err == tooMany {
+		return nil, nil
+	}
 	return pages, err
 }
 

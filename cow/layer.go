@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 
@@ -11,12 +12,19 @@ import (
 type Layer struct {
 	ID     block.LayerID
 	ranges rangeLock
+	newest atomic.Uint64 // the LSN of the newest change made here
 
 	// Under Tree.mu.
 	parent *Layer
 	kids   map[*Layer]struct{}
 	mapID  MapID
 	names  int // volumes whose head it is, and snapshots
+	// span, if any, knows which pages the layer may hold; see there.
+	span   *span
+	spanAt uint32
+	big    bool   // it has too many pages for a span
+	moving bool   // a merge moves its pages
+	shape  uint64 // counts the merges that it took part in
 }
 
 // Hold is a locked range of a layer.
@@ -49,6 +57,7 @@ type Tree struct {
 	// into it: the log's records keep the number of the layer they were written
 	// for.
 	merged map[block.LayerID]block.LayerID
+	book   spanBook
 
 	counts struct {
 		sync.Mutex
@@ -59,10 +68,12 @@ type Tree struct {
 }
 
 // NewTree links the layers of a catalog and checks that they hang together.
-// cacheBytes bounds the pages kept in memory.
+// cacheBytes bounds the pages kept in memory. Close ends it.
 func NewTree(db *DB, c *Catalog, cacheBytes int64) (*Tree, error) {
 	t := &Tree{db: db, layers: make(map[block.LayerID]*Layer, len(c.Layers)), merged: c.Merged}
 	t.cache = newCache(cacheBytes, &t.committed)
+	t.book.limit = cacheBytes / spanShare
+	t.book.ctx, t.book.stop = context.WithCancel(context.Background())
 	t.counts.live, t.counts.data = c.Live, c.Counts
 	if c.Replay.NextLSN > 0 {
 		t.committed.Store(c.Replay.NextLSN - 1)
@@ -138,6 +149,8 @@ func (t *Tree) Add(id block.LayerID, parent *Layer) *Layer {
 func (t *Tree) Drop(l *Layer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.cut(l)
+	t.book.makeRoom(t, 0)
 	delete(t.layers, l.ID)
 	if l.parent != nil {
 		delete(l.parent.kids, l)

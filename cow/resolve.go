@@ -93,12 +93,16 @@ func (t *Tree) parentPage(l *Layer, pageNo uint32) (*page, *node, error) {
 // one page of memory. It stops at the first ancestor whose page is cached.
 func (t *Tree) loadSealed(n *node, l *Layer) error {
 	for !n.loaded {
-		p, busy, err := t.walk(l, n.key.page)
+		w := walk{t: t, pageNo: n.key.page}
+		busy, err := w.resolve(l)
 		if err != nil {
 			return err
 		}
+		if w.vain > learnAfter {
+			t.wantSpans(l)
+		}
 		if !busy {
-			n.p, n.shared, n.loaded = p, false, true
+			n.p, n.shared, n.loaded = w.p, false, true
 			return nil
 		}
 		runtime.Gosched() // whoever has the ancestor's page may wait for Tree.mu
@@ -107,42 +111,67 @@ func (t *Tree) loadSealed(n *node, l *Layer) error {
 }
 
 // walk resolves a page of a sealed layer from the store and from the cached
-// pages of its ancestors. An ancestor's cached page may hold changes that are
-// not committed, so it must not be passed over: busy says that one could not be
-// had at once, and the caller tries again.
-func (t *Tree) walk(l *Layer, pageNo uint32) (p *page, busy bool, err error) {
+// pages of its ancestors. It passes over the layers that by their span have
+// nothing of the page.
+type walk struct {
+	t      *Tree
+	pageNo uint32
+	p      *page
+	vain   int // layers that were asked, had nothing, and could be learned
+}
+
+// resolve fills p with what l sees. An ancestor's cached page may hold changes
+// that are not committed, so it must not be passed over: busy says that one
+// could not be had at once, and the caller tries again.
+func (w *walk) resolve(l *Layer) (busy bool, err error) {
+	t := w.t
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	p = new(page)
-	own := p.own
-	for a := l; a != nil; a = a.parent {
+	w.p = new(page)
+	own := w.p.own
+	for a := l.skip(w.pageNo); a != nil; a = a.parent.skip(w.pageNo) {
 		if a != l {
-			cached, busy := t.underCached(p, a, pageNo)
+			cached, busy := t.underCached(w.p, a, w.pageNo)
 			if busy {
-				return nil, true, nil
+				return true, nil
 			}
 			if cached {
 				break
 			}
 		}
-		var q page
-		found, err := t.db.loadPage(a.mapID, pageNo, &q)
+		q, err := w.ask(a)
 		if err != nil {
-			return nil, false, err
+			return false, err
 		}
-		if !found {
+		if q == nil {
 			continue
 		}
-		p.under(&q)
+		full := w.p.under(q)
 		if a == l {
 			own = q.own
 		}
-		if p.full() {
+		if full {
 			break
 		}
 	}
-	p.own = own
-	return p, false, nil
+	w.p.own = own
+	return false, nil
+}
+
+// ask returns what a itself has of the page, or nil.
+func (w *walk) ask(a *Layer) (*page, error) {
+	var q page
+	found, err := w.t.db.loadPage(a.mapID, w.pageNo, &q)
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		return &q, nil
+	}
+	if w.t.learnable(a) {
+		w.vain++
+	}
+	return nil, nil
 }
 
 // underCached completes p from an ancestor's page, if that is cached. It does

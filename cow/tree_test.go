@@ -43,6 +43,7 @@ func newTestTree(t testing.TB) *testTree {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(tree.Close)
 	return &testTree{t: t, tree: tree, next: 1, own: map[*Layer]map[block.Index]Entry{}}
 }
 

@@ -356,6 +356,9 @@ func (s *Store) Close() error {
 
 func (s *Store) closeFiles() error {
 	var errs []error
+	if s.tree != nil {
+		s.tree.Close()
+	}
 	if s.log != nil {
 		errs = append(errs, s.log.Close())
 	}
