@@ -1,8 +1,11 @@
 package cow
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
+	"slices"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -30,7 +33,11 @@ func (t *Tree) Entries(ctx context.Context, l *Layer, fn func(i block.Index, e E
 }
 
 // Layers returns all layers.
-func (t *Tree) Layers() []*Layer { return t.selectLayers(func(*Layer) bool { return true }) }
+func (t *Tree) Layers() []*Layer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(t.layers), func(a, b *Layer) int { return cmp.Compare(b.ID, a.ID) })
+}
 
 // CheckCounts compares the counters with the entries (invariant M3) and wants
 // no block of a segment named twice (M1). It wants everything committed, and

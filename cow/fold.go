@@ -21,12 +21,15 @@ type Flush func(context.Context) error
 // removeBatch is how many pages one commit of Remove drops.
 const removeBatch = 512
 
-func (t *Tree) selectLayers(want func(*Layer) bool) []*Layer {
+// unnamedLayers returns the unnamed layers whose number of children is wanted,
+// the newest first. It does not look at the others: a hundred thousand volumes
+// must not make the deletion of one cost more.
+func (t *Tree) unnamedLayers(want func(kids int) bool) []*Layer {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	var ls []*Layer
-	for _, l := range t.layers {
-		if want(l) {
+	for l := range t.unnamed {
+		if want(len(l.kids)) {
 			ls = append(ls, l)
 		}
 	}
@@ -36,17 +39,17 @@ func (t *Tree) selectLayers(want func(*Layer) bool) []*Layer {
 
 // Doomed returns the layers that nobody can see: unnamed and without children.
 func (t *Tree) Doomed() []*Layer {
-	return t.selectLayers(func(l *Layer) bool { return l.names == 0 && len(l.kids) == 0 })
+	return t.unnamedLayers(func(n int) bool { return n == 0 })
 }
 
 // Redundant returns the unnamed layers with just one child.
 func (t *Tree) Redundant() []*Layer {
-	return t.selectLayers(func(l *Layer) bool { return l.names == 0 && len(l.kids) == 1 })
+	return t.unnamedLayers(func(n int) bool { return n == 1 })
 }
 
 // Forks returns the unnamed layers with several children.
 func (t *Tree) Forks() []*Layer {
-	return t.selectLayers(func(l *Layer) bool { return l.names == 0 && len(l.kids) > 1 })
+	return t.unnamedLayers(func(n int) bool { return n > 1 })
 }
 
 // tally gathers what a step does to the counters.
@@ -367,6 +370,7 @@ func (f *fold) unlink() (emptied MapID, err error) {
 		w.parent.addKid(u)
 	}
 	delete(t.layers, w.ID)
+	delete(t.unnamed, w)
 	t.merged[w.ID] = u.ID
 	return emptied, nil
 }

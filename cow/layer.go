@@ -53,6 +53,9 @@ type Tree struct {
 
 	mu     sync.RWMutex // guards the links of all layers, and page moves between maps
 	layers map[block.LayerID]*Layer
+	// unnamed are the layers without a name: what upkeep looks at, however many
+	// volumes there are.
+	unnamed map[*Layer]struct{}
 	// merged says which layer holds what an older layer held that was merged
 	// into it: the log's records keep the number of the layer they were written
 	// for.
@@ -70,7 +73,7 @@ type Tree struct {
 // NewTree links the layers of a catalog and checks that they hang together.
 // cacheBytes bounds the pages kept in memory. Close ends it.
 func NewTree(db *DB, c *Catalog, cacheBytes int64) (*Tree, error) {
-	t := &Tree{db: db, layers: make(map[block.LayerID]*Layer, len(c.Layers)), merged: c.Merged}
+	t := &Tree{db: db, layers: make(map[block.LayerID]*Layer, len(c.Layers)), unnamed: map[*Layer]struct{}{}, merged: c.Merged}
 	t.cache = newCache(cacheBytes, &t.committed)
 	t.book.limit = cacheBytes / spanShare
 	t.book.ctx, t.book.stop = context.WithCancel(context.Background())
@@ -84,7 +87,9 @@ func NewTree(db *DB, c *Catalog, cacheBytes int64) (*Tree, error) {
 			return nil, block.Errorf(block.Corrupt, "catalog: layers %d and %d share map %d", other, r.ID, r.Map)
 		}
 		maps[r.Map] = r.ID
-		t.layers[r.ID] = &Layer{ID: r.ID, mapID: r.Map}
+		l := &Layer{ID: r.ID, mapID: r.Map}
+		t.layers[r.ID] = l
+		t.unnamed[l] = struct{}{}
 	}
 	for _, r := range c.Layers {
 		if r.Parent == 0 {
@@ -152,6 +157,7 @@ func (t *Tree) Drop(l *Layer) {
 	t.cut(l)
 	t.book.makeRoom(t, 0)
 	delete(t.layers, l.ID)
+	delete(t.unnamed, l)
 	if l.parent != nil {
 		delete(l.parent.kids, l)
 	}
@@ -184,6 +190,11 @@ func (t *Tree) Name(l *Layer, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l.names += n
+	if l.names == 0 {
+		t.unnamed[l] = struct{}{}
+	} else {
+		delete(t.unnamed, l)
+	}
 }
 
 // Parent returns the parent of a layer, or nil.
