@@ -27,6 +27,8 @@
 //     misspelt dryRun never deletes.
 //  4. A panic in a request ends that request with an internal error, and
 //     nothing else.
+//  5. With a policy ([Options].Access) every request is held to it before the
+//     server sees it; one that permit.go does not know needs admin on all.
 //
 // History: v1 is the only version. Fields are added, never renamed, renumbered
 // or given another meaning.

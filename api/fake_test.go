@@ -116,6 +116,15 @@ func (f *fakeStore) Attach(_ context.Context, r volume.AttachRequest) (volume.At
 	return f.attached, f.called("attach " + r.Target)
 }
 func (f *fakeStore) Detach(_ context.Context, id string) error { return f.called("detach " + id) }
+func (f *fakeStore) AttachmentTarget(id string) (string, bool, error) {
+	if id == "ro" {
+		return "v@s", false, nil
+	}
+	return "v", true, nil
+}
+
+func (f *fakeStore) ImportTarget(string) (string, error) { return "v@s", nil }
+
 func (f *fakeStore) Attachments(_ context.Context, target, worker string) ([]volume.AttachmentInfo, error) {
 	return []volume.AttachmentInfo{f.attached}, f.called("attachments " + target + " " + worker)
 }

@@ -17,7 +17,7 @@ import (
 func NewHandler(s *Server) (path string, h http.Handler) {
 	opts := []connect.HandlerOption{
 		connect.WithReadMaxBytes(MaxRequestBytes),
-		connect.WithInterceptors(&logger{log: s.opts.Log}),
+		connect.WithInterceptors(&logger{log: s.opts.Log}, &permits{s}),
 		connect.WithRecover(s.recovered),
 	}
 	for _, name := range jsonNames {

@@ -7,6 +7,7 @@ import (
 	"connectrpc.com/connect"
 	"go.uber.org/zap"
 
+	"github.com/slackerd/slacker/access"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 )
 
@@ -19,6 +20,8 @@ type Options struct {
 	Checker      Checker
 	Collector    Collector
 	Log          *zap.Logger
+	// Access says who may do what; nil: everybody everything.
+	Access *access.Policy
 	// Now is the clock that limits the rate of progress events; nil is time.Now.
 	Now func() time.Time
 }

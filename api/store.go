@@ -32,6 +32,9 @@ type Store interface {
 
 	Attach(ctx context.Context, r volume.AttachRequest) (volume.AttachmentInfo, error)
 	Detach(ctx context.Context, attachmentID string) error
+	// AttachmentTarget and ImportTarget say what an id is about.
+	AttachmentTarget(id string) (target string, writable bool, err error)
+	ImportTarget(importID string) (target string, err error)
 	Attachments(ctx context.Context, target, worker string) ([]volume.AttachmentInfo, error)
 
 	Status(ctx context.Context) (volume.Status, error)

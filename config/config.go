@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"time"
+
+	"github.com/slackerd/slacker/access"
+)
 
 // Config is a complete, valid configuration.
 type Config struct {
@@ -8,7 +12,30 @@ type Config struct {
 	Store  Store
 	GC     GC
 	NBD    NBD
+	TLS    TLS
+	Access Access
 	Log    Log
+}
+
+// Words of tls.nbd and tls.api.
+const (
+	TLSOff     = "off"
+	TLSAllow   = "allow"
+	TLSRequire = "require"
+)
+
+// TLS says where connections are encrypted, and with what.
+type TLS struct {
+	NBD string // TLSOff, TLSAllow or TLSRequire
+	API string // TLSOff or TLSRequire
+	// PEM files; absolute paths, or empty without TLS.
+	CAFile, CertFile, KeyFile string
+}
+
+// Access says who may do what.
+type Access struct {
+	// Policy is nil when there are no rules: then everybody may do everything.
+	Policy *access.Policy
 }
 
 // Server says where the server works and listens.
@@ -44,13 +71,15 @@ type GC struct {
 
 // NBD bounds what NBD clients can use up. Sizes are bytes.
 type NBD struct {
-	MaxConnections      int64
-	HandshakeTimeout    time.Duration
-	StallTimeout        time.Duration
-	MaxRequest          int64
-	MaxInFlightRequests int64
-	MaxInFlightBytes    int64
-	MaxTotalBytes       int64
+	MaxConnections       int64
+	MaxNegotiations      int64
+	MaxRemoteConnections int64
+	HandshakeTimeout     time.Duration
+	StallTimeout         time.Duration
+	MaxRequest           int64
+	MaxInFlightRequests  int64
+	MaxInFlightBytes     int64
+	MaxTotalBytes        int64
 }
 
 // Log says what is logged and how.

@@ -16,5 +16,5 @@
 //	F3  The file that [Template] writes holds every setting and loads to the
 //	    defaults.
 //	F4  A TCP address that is not of the loopback interface is a fault unless
-//	    it was allowed expressly: there is no encryption yet.
+//	    TLS is required there or it was allowed expressly.
 package config

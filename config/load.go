@@ -250,12 +250,19 @@ func (l *Loaded) checkTogether() (faults Faults) {
 		faults = append(faults, Fault{key, l.source(key), fmt.Sprintf(format, args...)})
 	}
 	c := &l.Config
-	for key, addresses := range map[string][]Address{"server.nbd_listen": c.Server.NBDListen, "server.api_listen": c.Server.APIListen} {
-		for _, a := range addresses {
-			if !c.Server.AllowInsecureListen && !a.Loopback() {
-				add(key, "want an address of the loopback interface, since nothing is encrypted, got %q: use 127.0.0.1 or a unix socket, or --allow-insecure-listen on a network you trust", a)
+	for _, kind := range []struct {
+		key, mode string
+		addresses []Address
+	}{{"server.nbd_listen", c.TLS.NBD, c.Server.NBDListen}, {"server.api_listen", c.TLS.API, c.Server.APIListen}} {
+		for _, a := range kind.addresses {
+			if kind.mode != TLSRequire && !c.Server.AllowInsecureListen && !a.Loopback() {
+				add(kind.key, "want an address of the loopback interface, since plaintext is accepted there, got %q: set %s, or use 127.0.0.1 or a unix socket, or --allow-insecure-listen on a network you trust",
+					a, strings.Replace(strings.TrimSuffix(kind.key, "_listen"), "server.", "tls.", 1)+" to require")
 			}
 		}
+	}
+	if (c.TLS.NBD != TLSOff || c.TLS.API != TLSOff) && (c.TLS.CAFile == "" || c.TLS.CertFile == "" || c.TLS.KeyFile == "") {
+		add("tls.cert_file", "want tls.ca_file, tls.cert_file and tls.key_file with TLS, got %q, %q and %q: make them with slackerctl certs", c.TLS.CAFile, c.TLS.CertFile, c.TLS.KeyFile)
 	}
 	for _, a := range c.Server.APIListen {
 		for _, b := range c.Server.NBDListen {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/slackerd/slacker/access"
 	"github.com/slackerd/slacker/block"
 )
 
@@ -48,7 +49,7 @@ var settings = []setting{
 		doc: "Where the admin API, /metrics, /healthz and /readyz are. Sockets named api that systemd passes replace these.",
 		put: func(c *Config, v []string) error { return putAddresses(&c.Server.APIListen, v) }},
 	{key: "server.allow_insecure_listen", flag: "allow-insecure-listen", def: []string{"false"}, want: "true or false",
-		doc: "Permit TCP addresses beyond the loopback interface. Nothing is encrypted and nobody is authenticated: anyone who\nreaches such an address can read, change and delete every volume.",
+		doc: "Permit TCP addresses beyond the loopback interface without TLS. Nothing is encrypted and nobody is authenticated: anyone who\nreaches such an address can read, change and delete every volume.",
 		put: func(c *Config, v []string) error { return putBool(&c.Server.AllowInsecureListen, v[0]) }},
 	{key: "server.shutdown_timeout", flag: "shutdown-timeout", def: []string{"20s"}, want: "a duration from 1s to 10m",
 		doc: "How long a clean shutdown waits for commands in flight.",
@@ -84,6 +85,12 @@ var settings = []setting{
 	{key: "nbd.max_connections", def: []string{"4096"}, want: "a number from 1 to 1000000",
 		doc: "Connections open at once; more are closed at once.",
 		put: func(c *Config, v []string) error { return putInt(&c.NBD.MaxConnections, v[0], 1, 1_000_000) }},
+	{key: "nbd.max_negotiations", def: []string{"512"}, want: "a number from 1 to 1000000",
+		doc: "Connections that have not opened an export yet; more are closed at once.",
+		put: func(c *Config, v []string) error { return putInt(&c.NBD.MaxNegotiations, v[0], 1, 1_000_000) }},
+	{key: "nbd.max_remote_connections", def: []string{"1024"}, want: "a number from 1 to 1000000",
+		doc: "Connections from one IP address; more are closed at once.",
+		put: func(c *Config, v []string) error { return putInt(&c.NBD.MaxRemoteConnections, v[0], 1, 1_000_000) }},
 	{key: "nbd.handshake_timeout", def: []string{"10s"}, want: "a duration from 1s to 5m",
 		doc: "The time a client has from connecting to the end of the negotiation.",
 		put: func(c *Config, v []string) error {
@@ -111,6 +118,32 @@ var settings = []setting{
 		doc: "The buffers of all connections' commands together.",
 		put: func(c *Config, v []string) error { return putBytes(&c.NBD.MaxTotalBytes, v[0], 128*kib, 1024*gib, 1) }},
 
+	{key: "tls.nbd", flag: "tls-nbd", def: []string{TLSOff}, want: "one of off, allow, require",
+		doc: "TLS of NBD over TCP: allow lets clients choose, require refuses plaintext. Clients need a certificate of tls.ca_file.",
+		put: func(c *Config, v []string) error { return putOneOf(&c.TLS.NBD, v[0], TLSOff, TLSAllow, TLSRequire) }},
+	{key: "tls.api", flag: "tls-api", def: []string{TLSOff}, want: "one of off, require",
+		doc: "TLS of the admin API over TCP. Clients need a certificate of tls.ca_file.",
+		put: func(c *Config, v []string) error { return putOneOf(&c.TLS.API, v[0], TLSOff, TLSRequire) }},
+	{key: "tls.ca_file", flag: "tls-ca", def: []string{""}, want: "an absolute path, or nothing without TLS",
+		doc: "The authority whose client certificates are accepted (PEM). See slackerctl certs.",
+		put: func(c *Config, v []string) error { return putOptionalPath(&c.TLS.CAFile, v[0]) }},
+	{key: "tls.cert_file", flag: "tls-cert", def: []string{""}, want: "an absolute path, or nothing without TLS",
+		doc: "The server's certificate (PEM). It is read again when it changes, and on SIGHUP.",
+		put: func(c *Config, v []string) error { return putOptionalPath(&c.TLS.CertFile, v[0]) }},
+	{key: "tls.key_file", flag: "tls-key", def: []string{""}, want: "an absolute path, or nothing without TLS",
+		doc: "The key of the server's certificate (PEM), which only its owner and group may read.",
+		put: func(c *Config, v []string) error { return putOptionalPath(&c.TLS.KeyFile, v[0]) }},
+
+	{key: "access.rules", list: true, want: "rules such as \"cn=worker-* read+clone images/**\", or nothing",
+		doc: "Who may do what with which volumes: IDENTITY PERMISSIONS VOLUMES. With rules, what none allows is refused; without, everybody\nwho can connect may do everything. IDENTITY: cn=GLOB or uri=GLOB of a certificate, uid=N or gid=N of a unix socket's peer,\nanonymous, any. PERMISSIONS: read, write, clone, admin, joined by '+'. VOLUMES: a name with '?', '*' and '**'.",
+		put: func(c *Config, v []string) error {
+			p, err := access.ParsePolicy(v)
+			if err == nil {
+				c.Access.Policy = p
+			}
+			return err
+		}},
+
 	{key: "log.level", flag: "log-level", def: []string{"info"}, want: "one of debug, info, warn, error",
 		doc: "The least important messages that are logged.",
 		put: func(c *Config, v []string) error {
@@ -127,6 +160,8 @@ var sections = map[string]string{
 	"store":  "The store. Sizes take the units B, KiB, MiB, GiB, TiB; durations ms, s, m, h.",
 	"gc":     "Giving space back, in the background.",
 	"nbd":    "What NBD clients can use up.",
+	"tls":    "Encryption and client certificates.",
+	"access": "Permissions.",
 	"log":    "What is logged, on standard error.",
 }
 
@@ -137,8 +172,9 @@ const envPrefix = "SLACKER_"
 const FileEnv = envPrefix + "CONFIG"
 
 // otherEnv are variables with the prefix that are no settings: SLACKER_SERVER
-// tells the clients where the server is.
-var otherEnv = map[string]bool{FileEnv: true, envPrefix + "SERVER": true}
+// and SLACKER_TLS_CA, _CERT and _KEY tell the clients how to reach the server.
+var otherEnv = map[string]bool{FileEnv: true, envPrefix + "SERVER": true,
+	envPrefix + "TLS_CA": true, envPrefix + "TLS_CERT": true, envPrefix + "TLS_KEY": true}
 
 func (s *setting) env() string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(s.key, ".", "_"))

@@ -92,6 +92,15 @@ func putPath(p *string, s string) error {
 	return nil
 }
 
+// putOptionalPath is putPath for what may be left empty.
+func putOptionalPath(p *string, s string) error {
+	if s == "" {
+		*p = ""
+		return nil
+	}
+	return putPath(p, s)
+}
+
 // maxAddresses bounds the addresses of one kind.
 const maxAddresses = 64
 

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/slackerd/slacker/access"
 	"github.com/slackerd/slacker/block"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
@@ -18,9 +19,15 @@ import (
 // that runs serve.
 type conn struct {
 	srv *Server
+	// raw is the socket; nc is what is spoken over: the socket, or TLS on it.
+	// Goroutines other than the one that runs serve use raw, or nc once the
+	// transmission has begun.
+	raw net.Conn
 	nc  net.Conn
 	id  uint64
-	log *zap.Logger
+	// counted: it is counted as negotiating no more. Guarded by srv.mu.
+	counted bool
+	log     *zap.Logger
 
 	ctx    context.Context // of the device's calls
 	cancel context.CancelCauseFunc
@@ -31,8 +38,9 @@ type conn struct {
 	draining  bool
 	transmits bool // the negotiation is over
 
-	dev  Device
-	info Info
+	identity access.Identity
+	dev      Device
+	info     Info
 	// What was negotiated.
 	noZeroes   bool
 	structured bool
@@ -63,7 +71,7 @@ const (
 
 func newConn(s *Server, nc net.Conn, id uint64) *conn {
 	c := &conn{
-		srv: s, nc: nc, id: id,
+		srv: s, raw: nc, nc: nc, id: id, identity: access.Of(nc),
 		log: s.log.With(zap.Uint64("conn", id), zap.Stringer("remote", nc.RemoteAddr())),
 		mem: budget{own: semaphore.NewWeighted(int64(s.limits.InFlightBytes)), total: s.memory},
 	}
@@ -79,14 +87,15 @@ func (c *conn) serve() {
 		m.ConnectionOpened()
 		defer m.ConnectionClosed()
 	}
-	if t, ok := c.nc.(*net.TCPConn); ok {
+	if t, ok := c.raw.(*net.TCPConn); ok {
 		if err := t.SetNoDelay(true); err != nil {
 			c.log.Debug("set TCP_NODELAY", zap.Error(err))
 		}
 	}
 	name, err := c.negotiate()
+	c.srv.negotiated(c)
 	if err == nil {
-		c.log.Info("nbd export opened", zap.String("export", name), zap.Uint64("size_bytes", c.info.SizeBytes),
+		c.log.Info("nbd export opened", zap.String("export", name), zap.Stringer("identity", c.identity), zap.Uint64("size_bytes", c.info.SizeBytes),
 			zap.Bool("read_only", c.info.ReadOnly), zap.Bool("structured", c.structured))
 		err = c.transmit()
 	}
@@ -103,7 +112,7 @@ func (c *conn) finish(err error) {
 		c.linger()
 	}
 	c.dead.Store(true)
-	_ = c.nc.Close() // its failure changes nothing: both sides are done
+	_ = c.raw.Close() // its failure changes nothing: both sides are done
 	c.cancel(errStopped)
 	if c.dev != nil {
 		if cerr := c.dev.Close(); cerr != nil {
@@ -126,7 +135,7 @@ func (c *conn) linger() {
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	if c.nc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+	if c.raw.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
 	_, _ = io.Copy(io.Discard, c.nc) // ends by EOF or the deadline, alike
@@ -139,7 +148,7 @@ func (c *conn) kill(reason error) {
 		return
 	}
 	c.cancel(reason)
-	_ = c.nc.Close()
+	_ = c.raw.Close()
 }
 
 // drain makes the connection end when it has answered what it has received.
@@ -151,7 +160,7 @@ func (c *conn) drain() {
 	if !c.transmits {
 		until = time.Now().Add(drainGrace)
 	}
-	if err := c.nc.SetReadDeadline(until); err != nil {
+	if err := c.raw.SetReadDeadline(until); err != nil {
 		c.log.Debug("set read deadline", zap.Error(err))
 	}
 }
@@ -171,7 +180,7 @@ func (c *conn) enterTransmission() bool {
 		return false
 	}
 	c.transmits = true
-	return c.nc.SetDeadline(time.Time{}) == nil
+	return c.raw.SetDeadline(time.Time{}) == nil
 }
 
 // readDeadline sets when reads fail, unless a drain has set that already. The
@@ -182,9 +191,13 @@ func (c *conn) readDeadline(t time.Time) {
 	if c.draining {
 		return
 	}
-	if err := c.nc.SetReadDeadline(t); err != nil {
+	if err := c.raw.SetReadDeadline(t); err != nil {
 		c.log.Debug("set read deadline", zap.Error(err))
 	}
+}
+
+func (c *conn) describe() Conn {
+	return Conn{ID: c.id, Remote: c.raw.RemoteAddr().String(), Identity: c.identity}
 }
 
 // openDevice opens an export for this connection and checks what it says of
@@ -196,7 +209,8 @@ func (c *conn) openDevice(ctx context.Context, name string, infoOnly bool) (Devi
 		}
 		c.kill(reason)
 	}
-	peer := Conn{ID: c.id, Remote: c.nc.RemoteAddr().String(), InfoOnly: infoOnly}
+	peer := c.describe()
+	peer.InfoOnly = infoOnly
 	dev, err := c.srv.backend.Open(ctx, name, peer, disconnect)
 	if err != nil {
 		return nil, Info{}, err

@@ -1,6 +1,10 @@
 package nbdserver
 
-import "context"
+import (
+	"context"
+
+	"github.com/slackerd/slacker/access"
+)
 
 // Device is what a connection serves: one open export. It knows nothing of
 // NBD. A Device belongs to one connection, but its methods may run
@@ -77,13 +81,15 @@ type Backend interface {
 	// another request; the backend uses it when the connection is replaced.
 	Open(ctx context.Context, name string, conn Conn, disconnect func(reason error)) (Device, error)
 	// List returns the exports to show to a client, in order.
-	List(ctx context.Context) ([]Export, error)
+	List(ctx context.Context, conn Conn) ([]Export, error)
 }
 
 // Conn describes the connection an export is opened for.
 type Conn struct {
 	ID     uint64 // unique within the server
 	Remote string // the peer's address, for logs
+	// Identity is who the peer has proved to be.
+	Identity access.Identity
 	// InfoOnly: the client only asks about the export (NBD_OPT_INFO). The
 	// device is closed at once, without I/O; nothing should be replaced for it.
 	InfoOnly bool

@@ -31,6 +31,11 @@
 //     executed or answered: the connection closes. ESHUTDOWN is never sent,
 //     since the Linux client turns it into an I/O error.
 //  7. Device.Close is called once, after every call has returned.
+//  8. Nothing that came in plaintext counts after STARTTLS: no byte is read
+//     ahead, and what was negotiated is forgotten.
+//  9. Who only connects, is slow, or floods is bounded by [Limits]: connections
+//     at once, from one address and without an export; time to negotiate, TLS
+//     handshake included; time to send what was announced and to take replies.
 //
 // # Wire format
 //

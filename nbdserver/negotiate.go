@@ -21,12 +21,12 @@ type option struct {
 
 // negotiate runs the handshake. When it returns nil the export c.dev is open
 // and the transmission phase begins. It reads exactly what the client must
-// have sent: a later upgrade to TLS finds nothing buffered.
+// have sent: the upgrade to TLS finds nothing buffered (invariant 8).
 func (c *conn) negotiate() (name string, err error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.limits.Handshake)
 	defer cancel()
 	deadline := time.Now().Add(c.srv.limits.Handshake)
-	if err := c.nc.SetWriteDeadline(deadline); err != nil {
+	if err := c.raw.SetWriteDeadline(deadline); err != nil {
 		return "", block.Wrap(block.IO, err, "set write deadline")
 	}
 	c.readDeadline(deadline)
@@ -110,6 +110,12 @@ func (c *conn) handleOption(ctx context.Context, o option) (name string, done bo
 		}
 		return "", false, c.refuse(o, repErrShutdown, "the server is shutting down")
 	}
+	if c.needsTLS() && o.id != optAbort && o.id != optStartTLS {
+		if o.id == optExportName {
+			return "", false, block.Errorf(block.Permission, "EXPORT_NAME without TLS: TLS is required")
+		}
+		return "", false, c.refuse(o, repErrTLSReqd, "this server requires TLS: want STARTTLS first")
+	}
 	switch o.id {
 	case optExportName:
 		name, err = string(o.data), c.exportName(ctx, string(o.data))
@@ -132,7 +138,7 @@ func (c *conn) handleOption(ctx context.Context, o option) (name string, done bo
 		c.structured = true
 		return "", false, c.reply(o, repAck, nil)
 	case optStartTLS:
-		return "", false, c.refuse(o, repErrPolicy, "this server has no TLS configured")
+		return "", false, c.startTLS(ctx, o)
 	}
 	return "", false, c.refuse(o, repErrUnsup, "this server does not know the option")
 }

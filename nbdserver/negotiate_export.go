@@ -57,7 +57,7 @@ func (c *conn) infoOrGo(ctx context.Context, o option) (name string, done bool, 
 	dev, info, err := c.openDevice(ctx, name, o.id == optInfo)
 	if err != nil {
 		c.log.Debug("nbd export refused", zap.String("export", name), zap.Error(err))
-		return "", false, c.refuse(o, optionError(err), err.Error())
+		return "", false, c.refuse(o, c.openError(err), err.Error())
 	}
 	if o.id == optInfo {
 		if err := dev.Close(); err != nil {
@@ -120,7 +120,7 @@ const listBatchBytes = 64 << 10
 
 // list answers NBD_OPT_LIST: one reply for each export.
 func (c *conn) list(ctx context.Context, o option) error {
-	exports, err := c.srv.backend.List(ctx)
+	exports, err := c.srv.backend.List(ctx, c.describe())
 	if err != nil {
 		c.log.Warn("list of exports", zap.Error(err))
 		typ := optionError(err)

@@ -259,7 +259,7 @@ func TestListMany(t *testing.T) {
 	for i := range 3000 {
 		m.Add(strings.Repeat("x", i%100+1)+string(rune('a'+i%26))+strings.Repeat("y", i/100), nbdtest.DefaultInfo(1))
 	}
-	exports, err := m.List(t.Context())
+	exports, err := m.List(t.Context(), nbdserver.Conn{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func (b errBackend) Open(context.Context, string, nbdserver.Conn, func(error)) (
 	return nil, block.Errorf(b.kind, "open: some reason")
 }
 
-func (b errBackend) List(context.Context) ([]nbdserver.Export, error) {
+func (b errBackend) List(context.Context, nbdserver.Conn) ([]nbdserver.Export, error) {
 	return nil, block.Errorf(b.kind, "list: some reason")
 }
 

@@ -1,6 +1,7 @@
 package nbdserver
 
 import (
+	"crypto/tls"
 	"errors"
 	"time"
 
@@ -16,12 +17,35 @@ type Options struct {
 	Limits Limits
 	// Metrics is told of connections and commands; nil measures nothing.
 	Metrics Metrics
+	// TLS is used where TLSMode is not TLSOff. Whom it lets in it decides.
+	TLS     *tls.Config
+	TLSMode TLSMode
 }
+
+// TLSMode says what STARTTLS means, in the words of the protocol document.
+type TLSMode int
+
+// The modes. A unix socket is never forced to TLS: its peer's user is known.
+const (
+	// TLSOff: there is no TLS (NOTLS).
+	TLSOff TLSMode = iota
+	// TLSSelective: TLS is there for who wants it, and an export that the backend
+	// refuses to somebody without TLS asks for it (SELECTIVETLS).
+	TLSSelective
+	// TLSForced: without TLS a client gets nothing (FORCEDTLS).
+	TLSForced
+)
 
 // Limits bound what clients can use up.
 type Limits struct {
 	// Connections bounds the connections open at once; more are closed at once.
 	Connections int
+	// Negotiations bounds those of them that have not opened an export yet, so
+	// that who only connects cannot keep out who works.
+	Negotiations int
+	// RemoteConnections bounds the connections from one IP address. Those of unix
+	// sockets have none and are not counted.
+	RemoteConnections int
 	// Handshake bounds the time from accept to the end of the negotiation.
 	Handshake time.Duration
 	// Stall bounds the time to take over the replies that are ready, and to
@@ -48,16 +72,18 @@ type Limits struct {
 // DefaultLimits returns limits for a server of a few hundred workers.
 func DefaultLimits() Limits {
 	return Limits{
-		Connections:      4096,
-		Handshake:        10 * time.Second,
-		Stall:            30 * time.Second,
-		Options:          64,
-		OptionBytes:      64 << 10,
-		RequestBytes:     block.MaxRequestBytes,
-		InFlightRequests: 64,
-		InFlightBytes:    128 << 20,
-		TotalBytes:       1 << 30,
-		StatusExtents:    8192,
+		Connections:       4096,
+		Negotiations:      512,
+		RemoteConnections: 1024,
+		Handshake:         10 * time.Second,
+		Stall:             30 * time.Second,
+		Options:           64,
+		OptionBytes:       64 << 10,
+		RequestBytes:      block.MaxRequestBytes,
+		InFlightRequests:  64,
+		InFlightBytes:     128 << 20,
+		TotalBytes:        1 << 30,
+		StatusExtents:     8192,
 	}
 }
 
@@ -73,6 +99,8 @@ func (l Limits) Check() error {
 		}
 	}
 	bound(l.Connections >= 1, "Connections", l.Connections, "at least 1")
+	bound(l.Negotiations >= 1, "Negotiations", l.Negotiations, "at least 1")
+	bound(l.RemoteConnections >= 1, "RemoteConnections", l.RemoteConnections, "at least 1")
 	bound(l.Handshake > 0, "Handshake", l.Handshake, "more than 0")
 	bound(l.Stall > 0, "Stall", l.Stall, "more than 0")
 	bound(l.Options >= 8, "Options", l.Options, "at least 8")

@@ -2,7 +2,9 @@ package nbdserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -16,6 +18,8 @@ import (
 // listeners with Serve, end it with Shutdown or Close.
 type Server struct {
 	backend Backend
+	tls     *tls.Config
+	tlsMode TLSMode
 	log     *zap.Logger
 	limits  Limits
 	metrics Metrics
@@ -27,11 +31,14 @@ type Server struct {
 	// stopping is closed when Shutdown or Close begins.
 	stopping chan struct{}
 
-	mu     sync.Mutex
-	conns  map[*conn]struct{}
-	lastID uint64
-	ended  bool
-	wg     sync.WaitGroup // connections
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+	// Counts that are limited: connections without an export, and by address.
+	negotiating int
+	remotes     map[string]int
+	lastID      uint64
+	ended       bool
+	wg          sync.WaitGroup // connections
 }
 
 // errStopped is what Serve's loop ends with when the server stops.
@@ -41,6 +48,9 @@ var errStopped = block.Errorf(block.Unavailable, "nbd server is shutting down")
 func New(backend Backend, o Options) (*Server, error) {
 	if err := o.Limits.Check(); err != nil {
 		return nil, err
+	}
+	if o.TLSMode != TLSOff && o.TLS == nil {
+		return nil, block.Errorf(block.Invalid, "nbd server: TLS mode %d without a TLS configuration", o.TLSMode)
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
@@ -54,6 +64,9 @@ func New(backend Backend, o Options) (*Server, error) {
 		start:    time.Now(),
 		stopping: make(chan struct{}),
 		conns:    map[*conn]struct{}{},
+		remotes:  map[string]int{},
+		tls:      o.TLS,
+		tlsMode:  o.TLSMode,
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
@@ -117,32 +130,72 @@ func (s *Server) isStopping() bool {
 
 // adopt starts a connection, or closes it when there are too many.
 func (s *Server) adopt(nc net.Conn) {
+	remote := remoteOf(nc)
 	s.mu.Lock()
-	refused := s.ended || len(s.conns) >= s.limits.Connections
+	reason := s.refusal(remote)
 	var c *conn
-	if !refused {
+	if reason == "" {
 		s.lastID++
 		c = newConn(s, nc, s.lastID)
 		s.conns[c] = struct{}{}
+		s.negotiating++
+		s.remotes[remote]++
 		s.wg.Add(1)
 	}
 	s.mu.Unlock()
-	if refused {
+	if reason != "" {
 		if s.metrics != nil {
 			s.metrics.ConnectionRefused()
 		}
-		s.log.Warn("refuse an nbd connection: too many are open", zap.Stringer("remote", nc.RemoteAddr()),
-			zap.Int("limit", s.limits.Connections))
+		s.log.Warn("refuse an nbd connection", zap.String("reason", reason), zap.Stringer("remote", nc.RemoteAddr()))
 		_ = nc.Close() // nothing was said on it
 		return
 	}
 	go func() {
 		defer s.wg.Done()
 		c.serve()
+		s.negotiated(c)
 		s.mu.Lock()
 		delete(s.conns, c)
+		if s.remotes[remote]--; s.remotes[remote] == 0 {
+			delete(s.remotes, remote)
+		}
 		s.mu.Unlock()
 	}()
+}
+
+// remoteOf returns what connections are counted by: an IP address, or nothing.
+func remoteOf(nc net.Conn) string {
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		return a.IP.String()
+	}
+	return ""
+}
+
+// refusal says why no connection from remote is taken now, or nothing. Called
+// with s.mu held.
+func (s *Server) refusal(remote string) string {
+	switch {
+	case s.ended:
+		return "the server is shutting down"
+	case len(s.conns) >= s.limits.Connections:
+		return fmt.Sprintf("%d connections are open, the limit", len(s.conns))
+	case s.negotiating >= s.limits.Negotiations:
+		return fmt.Sprintf("%d connections are negotiating, the limit", s.negotiating)
+	case remote != "" && s.remotes[remote] >= s.limits.RemoteConnections:
+		return fmt.Sprintf("%d connections from this address are open, the limit", s.remotes[remote])
+	}
+	return ""
+}
+
+// negotiated takes a connection off the count of those that negotiate, once.
+func (s *Server) negotiated(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !c.counted {
+		c.counted = true
+		s.negotiating--
+	}
 }
 
 // each calls f for every connection there is.

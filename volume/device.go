@@ -153,7 +153,7 @@ func (s *Store) openAttached(d *Device, e exportName, export string) error {
 	if a == nil {
 		return block.Errorf(block.NotFound, "open %s: no such attachment: it was detached or taken over", export)
 	}
-	d.v, d.attachment, d.readOnly = a.v, a, a.rec.ReadOnly
+	d.v, d.attachment, d.readOnly = a.v, a, d.readOnly || a.rec.ReadOnly
 	if a.rec.Snapshot != "" {
 		if d.sn = a.v.snaps[a.rec.Snapshot]; d.sn == nil {
 			return block.Errorf(block.NotFound, "open %s: the snapshot is gone", export)
@@ -178,7 +178,7 @@ func (s *Store) openPlain(d *Device, target string) error {
 		return err
 	}
 	d.v, d.sn = v, sn
-	d.readOnly = sn != nil || s.writer(v) != nil
+	d.readOnly = d.readOnly || sn != nil || s.writer(v) != nil
 	return nil
 }
 

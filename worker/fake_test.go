@@ -137,7 +137,7 @@ func (d readOnlyDevice) Info() nbdserver.Info {
 	return i
 }
 
-func (f *fakeServer) List(context.Context) ([]nbdserver.Export, error) { return nil, nil }
+func (f *fakeServer) List(context.Context, nbdserver.Conn) ([]nbdserver.Export, error) { return nil, nil }
 
 func (f *fakeServer) Attach(_ context.Context, r *connect.Request[slackerv1.AttachRequest]) (*connect.Response[slackerv1.Attachment], error) {
 	f.mu.Lock()
@@ -150,7 +150,7 @@ func (f *fakeServer) Attach(_ context.Context, r *connect.Request[slackerv1.Atta
 		return nil, api.ToConnect(block.Errorf(block.NotFound, "no attachment %s", m.GetAttachmentId()))
 	}
 	volume, _, _ := strings.Cut(m.GetTarget(), "@")
-	exports, err := f.backend.List(context.Background())
+	exports, err := f.backend.List(context.Background(), nbdserver.Conn{})
 	if err != nil || !slices.ContainsFunc(exports, func(e nbdserver.Export) bool { return e.Name == volume }) {
 		return nil, api.ToConnect(block.Errorf(block.NotFound, "no volume %q", volume))
 	}

@@ -342,3 +342,11 @@ func (m *memStore) Collect(_ context.Context, dryRun bool, progress func(step st
 	}
 	return 8192, nil, nil
 }
+
+func (*memStore) AttachmentTarget(id string) (string, bool, error) {
+	return "", false, block.Errorf(block.NotFound, "no attachment %s", id)
+}
+
+func (*memStore) ImportTarget(id string) (string, error) {
+	return "", block.Errorf(block.NotFound, "no import %s", id)
+}

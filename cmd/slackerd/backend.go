@@ -2,22 +2,34 @@ package main
 
 import (
 	"context"
+	"strings"
 
+	"github.com/slackerd/slacker/access"
 	"github.com/slackerd/slacker/nbdserver"
 	"github.com/slackerd/slacker/volume"
 )
 
-// backend offers a store's volumes and snapshots as NBD exports.
-type backend struct{ store *volume.Store }
+// backend offers a store's volumes and snapshots as NBD exports
+// to those whom the policy allows them.
+type backend struct {
+	store  *volume.Store
+	policy *access.Policy
+}
 
 var _ nbdserver.Backend = backend{}
 
 func (b backend) Open(ctx context.Context, name string, conn nbdserver.Conn, disconnect func(error)) (nbdserver.Device, error) {
+	readOnly, err := b.allow(name, conn.Identity)
+	if err != nil {
+		return nil, err
+	}
 	var d *volume.Device
-	var err error
-	if conn.InfoOnly {
+	switch {
+	case conn.InfoOnly:
 		d, err = b.store.OpenInfo(ctx, name, conn.Remote)
-	} else {
+	case readOnly:
+		d, err = b.store.OpenReadOnly(ctx, name, conn.Remote, disconnect)
+	default:
 		d, err = b.store.Open(ctx, name, conn.Remote, disconnect)
 	}
 	if err != nil {
@@ -26,7 +38,32 @@ func (b backend) Open(ctx context.Context, name string, conn nbdserver.Conn, dis
 	return holdWrites(device{d}), nil
 }
 
-func (b backend) List(ctx context.Context) ([]nbdserver.Export, error) {
+// allow holds the opening of an export to the policy. A volume that somebody
+// may only read is opened read-only, an attachment for writing is refused.
+func (b backend) allow(name string, id access.Identity) (readOnly bool, err error) {
+	if b.policy == nil {
+		return false, nil
+	}
+	stated, _, attached := strings.Cut(name, ":")
+	target, writable, err := b.store.ExportTarget(name)
+	if err != nil {
+		// Whoever may not know of a volume does not learn whether it exists.
+		if denied := b.policy.Check(id, access.Read, stated); denied != nil {
+			return false, denied
+		}
+		return false, err
+	}
+	if err := b.policy.Check(id, access.Read, target); err != nil || !writable {
+		return true, err
+	}
+	err = b.policy.Check(id, access.Write, target)
+	if err != nil && !attached {
+		return true, nil
+	}
+	return false, err
+}
+
+func (b backend) List(ctx context.Context, conn nbdserver.Conn) ([]nbdserver.Export, error) {
 	volumes, err := b.store.List(ctx, "")
 	if err != nil {
 		return nil, err
@@ -37,9 +74,15 @@ func (b backend) List(ctx context.Context) ([]nbdserver.Export, error) {
 	}
 	exports := make([]nbdserver.Export, 0, len(volumes)+len(snapshots))
 	for _, v := range volumes {
+		if !b.policy.May(conn.Identity, access.Read, v.Name) {
+			continue
+		}
 		exports = append(exports, nbdserver.Export{Name: v.Name, Description: "volume"})
 	}
 	for _, s := range snapshots {
+		if !b.policy.May(conn.Identity, access.Read, s.Volume) {
+			continue
+		}
 		exports = append(exports, nbdserver.Export{Name: s.Volume + "@" + s.Name, Description: "snapshot"})
 	}
 	return exports, nil

@@ -42,7 +42,7 @@ func TestVolumesConform(t *testing.T) {
 					t.Fatal(err)
 				}
 				return func() nbdserver.Device {
-					d, err := backend{s}.Open(ctx, kind, nbdserver.Conn{}, func(error) {})
+					d, err := backend{store: s}.Open(ctx, kind, nbdserver.Conn{}, func(error) {})
 					if err != nil {
 						panic(err) // may be called from any goroutine
 					}

@@ -31,6 +31,7 @@ type server struct {
 	nbd       *nbdserver.Server
 	http      *http.Server
 	health    health
+	security  *security
 
 	running sync.WaitGroup
 	failed  chan error // what ended the server before its time; holds one
@@ -89,7 +90,11 @@ func (s *server) open(background context.Context, began time.Time) (err error) {
 
 func (s *server) makeServers(background context.Context, began time.Time) (err error) {
 	registry := newRegistry(s.store)
-	s.nbd, err = nbdserver.New(backend{s.store}, nbdserver.Options{Logger: s.log.Named("nbd"), Limits: nbdLimits(&s.config.NBD), Metrics: newNBDMetrics(registry)})
+	if s.security, err = newSecurity(s.config, s.log.Named("tls")); err != nil {
+		return err
+	}
+	s.nbd, err = nbdserver.New(backend{s.store, s.config.Access.Policy}, nbdserver.Options{Logger: s.log.Named("nbd"), Limits: nbdLimits(&s.config.NBD),
+		Metrics: newNBDMetrics(registry), TLS: s.security.tlsConfig(), TLSMode: nbdTLSModes[s.config.TLS.NBD]})
 	if err != nil {
 		return err
 	}
@@ -102,12 +107,12 @@ func (s *server) makeServers(background context.Context, began time.Time) (err e
 	}
 	u := upkeep{store: s.store, collector: s.collector.Load(), stopping: background}
 	admin, err := api.NewServer(s.store, api.Options{Version: versionText(), DataDir: s.config.Server.DataDir, NBDAddresses: advertise,
-		Started: began, Checker: u, Collector: u, Log: s.log.Named("api")})
+		Started: began, Checker: u, Collector: u, Access: s.config.Access.Policy, Log: s.log.Named("api")})
 	if err != nil {
 		return err
 	}
 	path, handler := api.NewHandler(admin)
-	s.http = newHTTP(path, handler, s.health, registry, s.config.Server.Pprof, s.log.Named("http"))
+	s.http = newHTTP(path, handler, s.config.Access.Policy, s.health, registry, s.config.Server.Pprof, s.log.Named("http"))
 	return nil
 }
 
@@ -121,6 +126,8 @@ func (s *server) wakeCollector() {
 func nbdLimits(c *config.NBD) nbdserver.Limits {
 	l := nbdserver.DefaultLimits()
 	l.Connections = int(c.MaxConnections)
+	l.Negotiations = int(c.MaxNegotiations)
+	l.RemoteConnections = int(c.MaxRemoteConnections)
 	l.Handshake = c.HandshakeTimeout
 	l.Stall = c.StallTimeout
 	l.RequestBytes = int(c.MaxRequest)
@@ -133,12 +140,13 @@ func nbdLimits(c *config.NBD) nbdserver.Limits {
 // start sets everything to work.
 func (s *server) start(ctx, background context.Context, notify notifier) {
 	s.background(func() { s.collector.Load().Run(background) })
+	s.background(func() { s.security.reloadOnSignal(background) })
 	s.background(func() { notify.watchdog(background, s.health.live) })
 	for _, l := range s.sockets.nbd {
 		s.background(func() { s.fail(s.nbd.Serve(ctx, l)) })
 	}
 	for _, l := range s.sockets.api {
-		s.background(func() { s.fail(s.serveHTTP(l)) })
+		s.background(func() { s.fail(s.serveHTTP(s.security.secureAPI(l))) })
 	}
 }
 

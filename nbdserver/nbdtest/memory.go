@@ -127,7 +127,7 @@ func (m *Memory) Open(_ context.Context, name string, peer nbdserver.Conn, disco
 }
 
 // List returns the exports by name.
-func (m *Memory) List(context.Context) ([]nbdserver.Export, error) {
+func (m *Memory) List(context.Context, nbdserver.Conn) ([]nbdserver.Export, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var es []nbdserver.Export

@@ -1,0 +1,100 @@
+package api
+
+import (
+	"testing"
+
+	"github.com/slackerd/slacker/access"
+	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
+	"github.com/slackerd/slacker/block"
+)
+
+// targets is a store of which only the targets of ids matter.
+type targets struct{ Store }
+
+func (targets) AttachmentTarget(id string) (string, bool, error) {
+	if id == "ro" {
+		return "v@s", false, nil
+	}
+	return "v", true, nil
+}
+
+func (targets) ImportTarget(string) (string, error) { return "v@s", nil }
+
+func permitsOf(t *testing.T, rules ...string) *permits {
+	t.Helper()
+	policy, err := access.ParsePolicy(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &permits{&Server{store: targets{}, opts: Options{Access: policy}}}
+}
+
+// requests are one of each method, all about volume v, by what they need there.
+func requests() map[access.Permission][]any {
+	return map[access.Permission][]any{
+		access.Read: {&slackerv1.GetVolumeRequest{Name: "v"}, &slackerv1.ListSnapshotsRequest{Volume: "v"}, &slackerv1.GetSnapshotRequest{Volume: "v"},
+			&slackerv1.AttachRequest{Target: "v@s", ReadOnly: true}, &slackerv1.DetachRequest{AttachmentId: "ro"}},
+		access.Write: {&slackerv1.CreateSnapshotRequest{Volume: "v"}, &slackerv1.AttachRequest{Target: "v"},
+			&slackerv1.AttachRequest{Target: "v", ReadOnly: true, AttachmentId: "rw"}, &slackerv1.DetachRequest{AttachmentId: "rw"}},
+		access.Admin: {&slackerv1.CreateVolumeRequest{Name: "v"}, &slackerv1.ResizeVolumeRequest{Name: "v"}, &slackerv1.RenameVolumeRequest{Name: "v", NewName: "v"},
+			&slackerv1.DeleteVolumeRequest{Name: "v"}, &slackerv1.DeleteSnapshotRequest{Volume: "v"}, &slackerv1.RollbackVolumeRequest{Volume: "v"},
+			&slackerv1.BeginImportRequest{Volume: "v"}, &slackerv1.FinishImportRequest{ImportId: "i"}, &slackerv1.AbortImportRequest{ImportId: "i"}},
+	}
+}
+
+// TestEveryRequestNeeds: what is granted is allowed, what is not is refused.
+func TestEveryRequestNeeds(t *testing.T) {
+	for _, granted := range []access.Permission{access.Read, access.Write, access.Clone, access.Admin} {
+		p := permitsOf(t, "uid=1 "+granted.String()+" v", "uid=2 admin w")
+		for needed, rs := range requests() {
+			for _, r := range rs {
+				if err := p.check(access.OfUser(1, 1), r); (err == nil) != (granted&needed == needed) {
+					t.Errorf("%T with %s: %v", r, granted, err)
+				}
+				if err := p.check(access.OfUser(2, 2), r); !block.Is(err, block.Permission) {
+					t.Errorf("%T of somebody with rights elsewhere: %v", r, err)
+				}
+			}
+		}
+	}
+}
+
+func TestCloneNeedsBothSides(t *testing.T) {
+	r := &slackerv1.CloneSnapshotRequest{Volume: "v", Snapshot: "s", NewVolume: "n"}
+	for rules, ok := range map[[2]string]bool{
+		{"any clone v", "any admin n"}: true, {"any clone v", "any write n"}: false, {"any read v", "any admin n"}: false, {"any admin n", "any write v"}: false,
+	} {
+		if err := permitsOf(t, rules[:]...).check(access.Identity{}, r); (err == nil) != ok {
+			t.Errorf("%v: %v", rules, err)
+		}
+	}
+}
+
+func TestListsShowWhatMayBeRead(t *testing.T) {
+	p := permitsOf(t, "uid=1 read a/*", "uid=2 read **")
+	volumes := &slackerv1.ListVolumesResponse{Volumes: []*slackerv1.Volume{{Name: "a/x"}, {Name: "b"}}}
+	snapshots := &slackerv1.ListSnapshotsResponse{Snapshots: []*slackerv1.Snapshot{{Volume: "a/x"}, {Volume: "b"}}}
+	attachments := &slackerv1.ListAttachmentsResponse{Attachments: []*slackerv1.Attachment{{Target: "a/x@s"}, {Target: "b"}}}
+	for _, m := range []any{volumes, snapshots, attachments} {
+		p.filter(access.OfUser(1, 1), m)
+	}
+	if len(volumes.Volumes) != 1 || len(snapshots.Snapshots) != 1 || len(attachments.Attachments) != 1 || volumes.Volumes[0].Name != "a/x" {
+		t.Errorf("lists are %v %v %v", volumes, snapshots, attachments)
+	}
+	if err := p.check(access.OfUser(9, 9), &slackerv1.ListVolumesRequest{}); !block.Is(err, block.Permission) {
+		t.Errorf("a list for nobody: %v", err)
+	}
+}
+
+// TestUnknownRequestNeedsEverything: a method that is added later is closed
+// until permit.go says otherwise.
+func TestUnknownRequestNeedsEverything(t *testing.T) {
+	for _, r := range []any{struct{}{}, &slackerv1.CheckRequest{}, &slackerv1.CollectGarbageRequest{}} {
+		if err := permitsOf(t, "any admin *").check(access.Identity{}, r); !block.Is(err, block.Permission) {
+			t.Errorf("%T: %v", r, err)
+		}
+		if err := permitsOf(t, "any admin **").check(access.Identity{}, r); err != nil {
+			t.Errorf("%T of an admin: %v", r, err)
+		}
+	}
+}
