@@ -51,6 +51,10 @@ bench: build ## measure the store, and the server beside nbdkit and qemu-nbd
 	$(GO) test ./bench -run '^$$' -bench .
 	$(GO) run ./bench/nbdpeers -slackerd bin/slackerd
 
+.PHONY: bench-depth
+bench-depth: ## measure first and second reads of pages at depth 1 and 1,000, by turns
+	$(GO) test ./bench -run '^$$' -bench BenchmarkTouch -benchtime 1x -v
+
 .PHONY: man
 man: build ## write the manual pages into dist/man
 	for p in $(PROGRAMS); do ./bin/$$p man dist/man || exit 1; done
