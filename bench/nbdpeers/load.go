@@ -1,15 +1,12 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
+	"slices"
 	"time"
 
-	"github.com/slackerd/slacker/nbdclient"
+	"golang.org/x/sys/unix"
 )
 
 // load is a way to use a server.
@@ -47,70 +44,47 @@ func loads() []load {
 	)
 }
 
+// sample is what one server did under one load for a while.
+type sample struct {
+	rate, cpuMicros, p50Micros, p99Micros float64
+}
+
 // measure puts a server under a load for a while.
-func measure(ctx context.Context, s *server, l load, o options) (rate, cpuMicros float64, err error) {
-	conns := make([]*nbdclient.Conn, l.connections)
-	for i := range conns {
-		if conns[i], err = nbdclient.Dial(ctx, s.addr, s.export, nbdclient.DefaultOptions()); err != nil {
-			return 0, 0, err
+func measure(s *server, l load, o options) (m sample, err error) {
+	d := &drive{l: l, units: o.sizeBytes / uint64(l.bytes), latencies: make([]time.Duration, 0, 1<<16)}
+	began := time.Now()
+	d.random = rand.New(rand.NewPCG(uint64(began.UnixNano()), 1))
+	streams := make([]*stream, l.connections)
+	for i := range streams {
+		fd, err := dial(s.addr, s.export)
+		if err != nil {
+			return m, err
 		}
-		defer func() { _ = conns[i].Disconnect() }()
+		defer func() {
+			var b [requestBytes]byte
+			putRequest(b[:], cmdDisc, 0, 0, 0)
+			_, _ = unix.Write(fd, b[:])
+			_ = unix.Close(fd)
+		}()
+		streams[i] = newStream(d, fd)
 	}
 	before, err := s.cpu()
 	if err != nil {
-		return 0, 0, err
+		return m, err
 	}
-	began := time.Now()
-	until := began.Add(o.each)
-	var count, next atomic.Int64
-	var wg sync.WaitGroup
-	faults := make(chan error, l.connections*l.depth)
-	for i, c := range conns {
-		for d := range l.depth {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				faults <- l.work(ctx, c, o.sizeBytes, uint64(i*1000+d), until, &count, &next)
-			}()
-		}
+	began = time.Now()
+	if err := d.run(streams, began.Add(o.each)); err != nil {
+		return m, err
 	}
-	wg.Wait()
 	took := time.Since(began)
-	close(faults)
-	for f := range faults {
-		err = errors.Join(err, f)
+	after, err := s.cpu()
+	n := float64(d.count)
+	slices.Sort(d.latencies)
+	at := func(q float64) float64 {
+		if len(d.latencies) == 0 {
+			return 0
+		}
+		return float64(d.latencies[int(q*float64(len(d.latencies)-1))].Nanoseconds()) / 1e3
 	}
-	after, cerr := s.cpu()
-	n := float64(count.Load())
-	return n / took.Seconds(), float64((after - before).Microseconds()) / max(n, 1), errors.Join(err, cerr)
-}
-
-func (l load) work(ctx context.Context, c *nbdclient.Conn, size, seed uint64, until time.Time, count, next *atomic.Int64) error {
-	r := rand.New(rand.NewPCG(seed, uint64(until.UnixNano())))
-	buf := make([]byte, l.bytes)
-	for i := range buf {
-		buf[i] = byte(r.Uint32())
-	}
-	slots := size / uint64(l.bytes)
-	for time.Now().Before(until) {
-		at := r.Uint64N(slots)
-		if l.sequential {
-			at = uint64(next.Add(1)) % slots
-		}
-		var err error
-		if l.write {
-			buf[r.IntN(len(buf))]++
-			err = c.WriteAt(ctx, buf, at*uint64(l.bytes), false)
-		} else {
-			err = c.ReadAt(ctx, buf, at*uint64(l.bytes))
-		}
-		if err == nil && l.flush {
-			err = c.Flush(ctx)
-		}
-		if err != nil {
-			return err
-		}
-		count.Add(1)
-	}
-	return nil
+	return sample{n / took.Seconds(), float64((after - before).Microseconds()) / max(n, 1), at(0.5), at(0.99)}, err
 }

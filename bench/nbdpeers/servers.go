@@ -69,13 +69,18 @@ func start(ctx context.Context, o options) (servers []*server, err error) {
 		return servers, err
 	}
 	size := strconv.FormatUint(o.sizeBytes, 10)
-	one, err := chain(ctx, o, 1)
-	if err != nil {
-		return servers, err
-	}
-	deep, err := chain(ctx, o, o.depth)
-	if err != nil {
-		return servers, err
+	deepName := fmt.Sprintf("qemu-nbd qcow2 depth %d", o.depth)
+	var one, deep string
+	for _, c := range []struct {
+		name   string
+		layers int
+		file   *string
+	}{{"qemu-nbd qcow2", 1, &one}, {deepName, o.depth, &deep}} {
+		if o.servers.MatchString(c.name) {
+			if *c.file, err = chain(ctx, o, c.layers); err != nil {
+				return servers, err
+			}
+		}
 	}
 	for _, p := range []struct {
 		name string
@@ -84,8 +89,11 @@ func start(ctx context.Context, o options) (servers []*server, err error) {
 		{"nbdkit file", []string{"nbdkit", "-f", "-U", "SOCKET", "file", file}},
 		{"nbdkit memory", []string{"nbdkit", "-f", "-U", "SOCKET", "memory", size}},
 		{"qemu-nbd qcow2", []string{"qemu-nbd", "-t", "-e", "32", "-f", "qcow2", "-k", "SOCKET", one}},
-		{fmt.Sprintf("qemu-nbd qcow2 depth %d", o.depth), []string{"qemu-nbd", "-t", "-e", "32", "-f", "qcow2", "-k", "SOCKET", deep}},
+		{deepName, []string{"qemu-nbd", "-t", "-e", "32", "-f", "qcow2", "-k", "SOCKET", deep}},
 	} {
+		if !o.servers.MatchString(p.name) {
+			continue
+		}
 		s, err := startPeer(ctx, o, p.name, p.args)
 		if s != nil {
 			servers = append(servers, s)
@@ -170,10 +178,9 @@ func fillLayer(ctx context.Context, s *server, size uint64, i, n int) error {
 		return err
 	}
 	buf := make([]byte, 1<<20)
-	for k := range buf {
-		buf[k] = byte(k>>8) ^ byte(k) | 1
-	}
+	paint(buf, 0)
 	for off := uint64(i) << 20; off < size; off += uint64(n) << 20 {
+		stamp(buf, off)
 		if err := c.WriteAt(ctx, buf, off, false); err != nil {
 			return errors.Join(err, c.Close())
 		}
