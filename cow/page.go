@@ -63,15 +63,6 @@ func (p *page) under(below *page) bool {
 	return full
 }
 
-func (p *page) full() bool {
-	for i := range p.addr {
-		if p.addr[i] == 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // dataBlocks counts the own entries that are data.
 func (p *page) dataBlocks() int {
 	n := 0
