@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/url"
@@ -23,19 +24,38 @@ const (
 	idleTimeout = 30 * time.Second
 )
 
-const addrWanted = "want http://HOST:PORT, tcp://HOST:PORT or unix:///PATH, for example " + DefaultAddr
+const addrWanted = "want http://HOST:PORT, https://HOST:PORT, tcp://HOST:PORT or unix:///PATH, for example " + DefaultAddr
 
 // NewClient returns a client of the server at addr: http://HOST:PORT,
 // tcp://HOST:PORT or unix:///PATH. It does not connect yet. Errors of its
 // calls go through [FromConnect].
 func NewClient(addr string) (slackerv1connect.AdminServiceClient, error) {
+	return NewTLSClient(addr, nil)
+}
+
+// NewTLSClient is NewClient for a server with TLS at https://HOST:PORT or
+// tcp://HOST:PORT; an address http:// is refused. A unix socket stays without.
+// secure is asked for each connection; nil is NewClient.
+func NewTLSClient(addr string, secure func() (*tls.Config, error)) (slackerv1connect.AdminServiceClient, error) {
 	network, target, err := parseAddr(addr)
 	if err != nil {
 		return nil, err
 	}
+	switch https, plain := strings.HasPrefix(addr, "https:"), strings.HasPrefix(addr, "http:"); {
+	case https && secure == nil:
+		return nil, block.Errorf(block.Invalid, "server address %s: TLS needs certificates (--tls-ca, --tls-cert, --tls-key): %s", addr, addrWanted)
+	case plain && secure != nil:
+		return nil, block.Errorf(block.Invalid, "server address %s is without TLS although certificates are given: want https://HOST:PORT", addr)
+	}
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	base := "http://" + target
 	transport := &http.Transport{IdleConnTimeout: idleTimeout, DialContext: dialer.DialContext}
+	if network == "tcp" && secure != nil {
+		base = "https://" + target
+		transport.DialTLSContext = func(ctx context.Context, network, target string) (net.Conn, error) {
+			return dialTLS(ctx, dialer, network, target, secure)
+		}
+	}
 	if network == "unix" {
 		base = "http://slackerd"
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -44,6 +64,16 @@ func NewClient(addr string) (slackerv1connect.AdminServiceClient, error) {
 	}
 	httpClient := &http.Client{Transport: &reachable{addr: addr, next: transport}}
 	return slackerv1connect.NewAdminServiceClient(httpClient, base, connect.WithReadMaxBytes(MaxResponseBytes)), nil
+}
+
+// dialTLS connects and shakes hands.
+func dialTLS(ctx context.Context, dialer *net.Dialer, network, target string, secure func() (*tls.Config, error)) (net.Conn, error) {
+	config, err := secure()
+	if err != nil {
+		return nil, err
+	}
+	d := tls.Dialer{NetDialer: dialer, Config: config}
+	return d.DialContext(ctx, network, target)
 }
 
 // parseAddr splits an address into a network, tcp or unix, and what to dial.
@@ -62,7 +92,7 @@ func parseAddr(addr string) (network, target string, err error) {
 			return "", "", bad
 		}
 		return "unix", u.Path, nil
-	case "http", "tcp":
+	case "http", "https", "tcp":
 		if u.Hostname() == "" || u.Port() == "" || u.Path != "" && u.Path != "/" {
 			return "", "", bad
 		}

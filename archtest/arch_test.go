@@ -70,7 +70,7 @@ var mayImport = map[string][]string{
 	"api":                             {"block", "access", "volume", "api/slacker/v1", "api/slacker/v1/slackerv1connect"},
 	"api/slacker/v1":                  {},
 	"api/slacker/v1/slackerv1connect": {"api/slacker/v1"},
-	"worker":                          {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient"},
+	"worker":                          {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient", "certs"},
 	"image":                           {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient"},
 	"snapshotter":                     {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "worker"},
 	"archtest":                        {},

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/tls"
 	"slices"
 	"time"
 
@@ -23,7 +24,9 @@ type ExportOptions struct {
 	Format string
 	Client slackerv1connect.AdminServiceClient
 	// NBDAddr is the server's NBD address; empty is the first that it states.
-	NBDAddr  string
+	NBDAddr string
+	// TLS gives the configuration of TCP connections; nil is without TLS.
+	TLS      func() (*tls.Config, error)
 	Progress Progress
 	// Force replaces a file that is there.
 	Force bool
@@ -107,7 +110,7 @@ func (o *ExportOptions) locate(ctx context.Context) (addr string, err error) {
 func (o *ExportOptions) exportRaw(ctx context.Context, addr string, out *partialFile, res *Result, progress Progress) (err error) {
 	open := o.open
 	if open == nil {
-		open = dialPlain
+		open = dialer(false, o.TLS)
 	}
 	dev, err := open(ctx, addr, o.Source)
 	if err != nil {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/tls"
 	"time"
 
 	"connectrpc.com/connect"
@@ -63,7 +64,9 @@ type ImportOptions struct {
 	Platform string
 	Client   slackerv1connect.AdminServiceClient
 	// NBDAddr is the server's NBD address; empty is the first that it states.
-	NBDAddr  string
+	NBDAddr string
+	// TLS gives the configuration of TCP connections; nil is without TLS.
+	TLS      func() (*tls.Config, error)
 	Progress Progress
 	// TempDir is where archives are unpacked and file systems are made; it
 	// needs room for about twice the content. Empty is os.TempDir.
@@ -226,7 +229,7 @@ func (o *ImportOptions) fill(ctx context.Context, src content, at *slackerv1.Att
 	}
 	open := o.open
 	if open == nil {
-		open = dialAttachment
+		open = dialer(true, o.TLS)
 	}
 	dev, err := open(ctx, addr, at.GetExportName())
 	if err != nil {

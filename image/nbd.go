@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/tls"
 	"time"
 
 	"github.com/slackerd/slacker/block"
@@ -29,24 +30,18 @@ func (s session) SizeBytes() uint64 { return s.Info().SizeBytes }
 // gone away, as it does when it restarts.
 const serverTimeout = time.Minute
 
-func dial(ctx context.Context, addr, export string, attachment bool) (device, error) {
-	opts := nbdclient.DefaultSessionOptions()
-	opts.Attachment, opts.DeadTimeout = attachment, serverTimeout
-	s, err := nbdclient.OpenSession(ctx, []string{addr}, export, opts)
-	if err != nil {
-		return nil, err
+// dialer returns what opens an export: one of an attachment to write it, or by
+// its plain name to read it.
+func dialer(attachment bool, secure func() (*tls.Config, error)) func(ctx context.Context, addr, export string) (device, error) {
+	return func(ctx context.Context, addr, export string) (device, error) {
+		opts := nbdclient.DefaultSessionOptions()
+		opts.Attachment, opts.DeadTimeout, opts.Conn.TLS = attachment, serverTimeout, secure
+		s, err := nbdclient.OpenSession(ctx, []string{addr}, export, opts)
+		if err != nil {
+			return nil, err
+		}
+		return session{s}, nil
 	}
-	return session{s}, nil
-}
-
-// dialPlain opens an export to read it, by its plain name.
-func dialPlain(ctx context.Context, addr, export string) (device, error) {
-	return dial(ctx, addr, export, false)
-}
-
-// dialAttachment opens the export of an attachment.
-func dialAttachment(ctx context.Context, addr, export string) (device, error) {
-	return dial(ctx, addr, export, true)
 }
 
 // nbdAddress picks the address asked for, or the first that the server states.

@@ -27,7 +27,7 @@ func exportQcow2(ctx context.Context, addr, export string, out *partialFile, res
 		return err
 	}
 	// The size is told by us: qemu-img reports hundredths of a percent only.
-	dev, err := dialPlain(ctx, addr, export)
+	dev, err := dialer(false, nil)(ctx, addr, export)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package nbdclient
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"net"
 	"sync"
@@ -21,6 +22,9 @@ type Options struct {
 	// StallTimeout ends a connection on which requests wait and nothing has
 	// arrived for so long.
 	StallTimeout time.Duration
+	// TLS, when set, gives the configuration of each TCP connection, which then
+	// is never used without TLS. Unix sockets stay without.
+	TLS func() (*tls.Config, error)
 }
 
 // DefaultOptions are what a worker uses.
@@ -58,7 +62,7 @@ func Dial(ctx context.Context, addr, export string, opts Options) (*Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	nc, info, err := dialHandshake(ctx, a, export, opts.DialTimeout, handshakeStructured)
+	nc, info, err := dialHandshake(ctx, a, export, opts, handshakeStructured)
 	if err != nil {
 		return nil, err
 	}
@@ -76,9 +80,10 @@ func newConn(nc net.Conn, addr Addr, info Info, stall time.Duration) *Conn {
 }
 
 // DialKernel connects to the server at addr and opens export with simple
-// replies, so that the returned socket can be handed to the kernel.
-func DialKernel(ctx context.Context, addr Addr, export string, timeout time.Duration) (net.Conn, Info, error) {
-	return dialHandshake(ctx, addr, export, timeout, Handshake)
+// replies, so that the returned socket can be handed to the kernel. With TLS it
+// is no socket: its bytes have to be relayed.
+func DialKernel(ctx context.Context, addr Addr, export string, opts Options) (net.Conn, Info, error) {
+	return dialHandshake(ctx, addr, export, opts, Handshake)
 }
 
 // List returns the exports that the server at addr shows.
@@ -99,7 +104,7 @@ func List(ctx context.Context, addr string, opts Options) ([]Export, error) {
 		}
 		return Info{}, n.send(protocol.NEGOTIATION_ID_OPTION_ABORT, nil)
 	}
-	nc, _, err := dialHandshake(ctx, a, "", opts.DialTimeout, list)
+	nc, _, err := dialHandshake(ctx, a, "", opts, list)
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +112,11 @@ func List(ctx context.Context, addr string, opts Options) ([]Export, error) {
 }
 
 // dialHandshake connects and runs the handshake, both within timeout and ctx.
-func dialHandshake(ctx context.Context, a Addr, export string, timeout time.Duration, shake func(net.Conn, string) (Info, error)) (net.Conn, Info, error) {
+func dialHandshake(ctx context.Context, a Addr, export string, opts Options, shake func(net.Conn, string) (Info, error)) (net.Conn, Info, error) {
 	if len(export) > MaxExportNameBytes {
 		return nil, Info{}, block.Errorf(block.Invalid, "export name of %d bytes, want at most %d", len(export), MaxExportNameBytes)
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, opts.DialTimeout)
 	defer cancel()
 	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}}
 	conn, err := d.DialContext(ctx, a.Network, a.Address)
@@ -119,12 +124,19 @@ func dialHandshake(ctx context.Context, a Addr, export string, timeout time.Dura
 		return nil, Info{}, block.Errorf(block.Unavailable, "connect to NBD server %s: %w", a, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	info, err := shake(conn, export)
+	socket := conn
+	var info Info
+	if opts.TLS != nil && a.Network == "tcp" {
+		conn, err = startTLS(ctx, socket, a, opts.TLS)
+	}
+	if err == nil {
+		info, err = shake(conn, export)
+	}
 	if !stop() && err == nil {
 		err = block.Errorf(block.Unavailable, "NBD handshake with %s for export %q: %w", a, export, context.Cause(ctx))
 	}
 	if err != nil {
-		_ = conn.Close()
+		_ = socket.Close()
 		return nil, Info{}, err
 	}
 	return conn, info, nil

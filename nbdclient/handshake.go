@@ -65,6 +65,9 @@ func handshakeStructured(conn net.Conn, export string) (Info, error) {
 
 // hello exchanges the greeting.
 func (n *negotiator) hello() error {
+	if _, greeted := n.conn.(secured); greeted {
+		return nil
+	}
 	var h [negotiationHeaderBytes]byte
 	if _, err := io.ReadFull(n.conn, h[:]); err != nil {
 		return n.lost("read the greeting", err)

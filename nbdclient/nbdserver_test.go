@@ -48,7 +48,7 @@ func TestConnAgainstOurServer(t *testing.T) {
 
 func TestHandshakeForTheKernel(t *testing.T) {
 	_, socket := startOurs(t)
-	conn, info, err := DialKernel(t.Context(), Addr{"unix", socket}, "v", testOptions().DialTimeout)
+	conn, info, err := DialKernel(t.Context(), Addr{"unix", socket}, "v", testOptions())
 	if err != nil || info.SizeBytes != 64<<20 || info.Structured || !info.Flags.Has(FlagSendFlush|FlagCanMultiConn) {
 		t.Fatalf("info %+v, %v", info, err)
 	}

@@ -32,6 +32,7 @@ const (
 const (
 	handshakeNoZeroes = uint16(1 << 1)
 
+	optStartTLS        = uint32(5)
 	optStructuredReply = uint32(8)
 	optSetMetaContext  = uint32(10)
 

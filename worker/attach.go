@@ -162,7 +162,8 @@ func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, old 
 		return nil, err
 	}
 	s := &state{Version: stateVersion, Target: target, Nonce: rand.Text(), Phase: phaseAttaching, Driver: name, Server: w.Server,
-		Worker: w.Worker, ReadOnly: o.ReadOnly, Connections: o.Connections, Created: time.Now().UTC(),
+		Worker: w.Worker, ReadOnly: o.ReadOnly, Connections: o.Connections,
+		TLSCA: w.TLS.CA, TLSCert: w.TLS.Cert, TLSKey: w.TLS.Key, Created: time.Now().UTC(),
 		RequestSeconds: int(w.RequestTimeout / time.Second), DeadSeconds: int(w.DeadTimeout / time.Second)}
 	if s.Connections == 0 {
 		s.Connections = map[string]int{driverNBD: DefaultNBDConnections, driverFuse: DefaultFuseConnections}[name]

@@ -11,6 +11,7 @@ import (
 
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/certs"
 	"github.com/slackerd/slacker/nbdclient"
 )
 
@@ -41,7 +42,9 @@ type Config struct {
 	StateDir string
 	// Server is the address of the admin API, for messages and the state.
 	Server string
-	API    slackerv1connect.AdminServiceClient
+	// TLS are the files for connections to the server; absolute paths, or empty.
+	TLS certs.Files
+	API slackerv1connect.AdminServiceClient
 	// Worker is the name under which the server knows this host.
 	Worker string
 	// Executable is started as the agents: EXECUTABLE monitor|fuse-daemon ARGS.

@@ -137,7 +137,9 @@ func (d readOnlyDevice) Info() nbdserver.Info {
 	return i
 }
 
-func (f *fakeServer) List(context.Context, nbdserver.Conn) ([]nbdserver.Export, error) { return nil, nil }
+func (f *fakeServer) List(context.Context, nbdserver.Conn) ([]nbdserver.Export, error) {
+	return nil, nil
+}
 
 func (f *fakeServer) Attach(_ context.Context, r *connect.Request[slackerv1.AttachRequest]) (*connect.Response[slackerv1.Attachment], error) {
 	f.mu.Lock()

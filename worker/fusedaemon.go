@@ -35,6 +35,7 @@ func (r *running) serveFuse(logger *zap.Logger) error {
 	opts := nbdclient.DefaultSessionOptions()
 	opts.Connections, opts.Attachment = r.state.Connections, true
 	opts.DeadTimeout, opts.Log = r.state.deadTimeout(), logger
+	opts.Conn.TLS = r.state.secure()
 	opts.Conn.StallTimeout = 2 * r.state.requestTimeout()
 	ctx, cancel := context.WithTimeout(context.Background(), agentStartTimeout)
 	defer cancel()

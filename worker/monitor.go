@@ -132,7 +132,7 @@ func (m *monitor) watch(ctx context.Context, dead <-chan struct{}) error {
 		for slot, socket := range m.sockets {
 			// Which of the sockets it has not made itself has died a monitor
 			// cannot know: it replaces them all, and the server fences each old one.
-			if (socket == nil && announced) || (socket != nil && isDead(socket)) {
+			if (socket == nil && (announced || m.state.secure() != nil)) || (socket != nil && isDead(socket)) {
 				if err := m.replace(ctx, slot); err != nil {
 					return err
 				}
@@ -180,7 +180,7 @@ func (m *monitor) dial(ctx context.Context, slot int) (*os.File, nbdclient.Info,
 			return nil, nbdclient.Info{}, aerr
 		}
 		name := m.names[slot].Next(m.state.ExportName, slot)
-		conn, info, derr := nbdclient.DialKernel(ctx, addr, name, m.state.requestTimeout())
+		conn, info, derr := nbdclient.DialKernel(ctx, addr, name, nbdclient.Options{DialTimeout: m.state.requestTimeout(), TLS: m.state.secure()})
 		if derr == nil {
 			f, ferr := socketFile(conn)
 			return f, info, ferr

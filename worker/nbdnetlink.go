@@ -193,6 +193,9 @@ func encodeSockets(sockets []*os.File) func(*netlink.AttributeEncoder) error {
 
 // socketFile is a descriptor of conn for the kernel; conn itself is closed.
 func socketFile(conn net.Conn) (*os.File, error) {
+	if _, isSocket := conn.(interface{ File() (*os.File, error) }); !isSocket {
+		return relay(conn)
+	}
 	defer func() { _ = conn.Close() }()
 	c, ok := conn.(interface{ File() (*os.File, error) })
 	if !ok {

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/certs"
 )
 
 // Names of the drivers.
@@ -39,27 +41,41 @@ type state struct {
 	Version int    `json:"version"`
 	Target  string `json:"target"`
 	// Nonce names this attach; an agent of an earlier one ends when it sees it.
-	Nonce          string    `json:"nonce"`
-	Phase          string    `json:"phase"`
-	Driver         string    `json:"driver"`
-	Server         string    `json:"server"`
-	Worker         string    `json:"worker"`
-	AttachmentID   string    `json:"attachment_id,omitempty"`
-	ExportName     string    `json:"export_name,omitempty"`
-	NBDAddresses   []string  `json:"nbd_addresses,omitempty"`
-	SizeBytes      uint64    `json:"size_bytes,omitempty"`
-	Generation     uint64    `json:"generation,omitempty"` // of the attachment
-	ReadOnly       bool      `json:"read_only"`
-	Connections    int       `json:"connections"`
-	RequestSeconds int       `json:"request_timeout_seconds"`
-	DeadSeconds    int       `json:"dead_timeout_seconds"`
-	MountDir       string    `json:"mount_dir,omitempty"`
-	MadeMountDir   bool      `json:"made_mount_dir,omitempty"`
-	Created        time.Time `json:"created"`
+	Nonce          string   `json:"nonce"`
+	Phase          string   `json:"phase"`
+	Driver         string   `json:"driver"`
+	Server         string   `json:"server"`
+	Worker         string   `json:"worker"`
+	AttachmentID   string   `json:"attachment_id,omitempty"`
+	ExportName     string   `json:"export_name,omitempty"`
+	NBDAddresses   []string `json:"nbd_addresses,omitempty"`
+	SizeBytes      uint64   `json:"size_bytes,omitempty"`
+	Generation     uint64   `json:"generation,omitempty"` // of the attachment
+	ReadOnly       bool     `json:"read_only"`
+	Connections    int      `json:"connections"`
+	RequestSeconds int      `json:"request_timeout_seconds"`
+	DeadSeconds    int      `json:"dead_timeout_seconds"`
+	// TLS files for the connections of agents; paths, never their content.
+	TLSCA   string `json:"tls_ca,omitempty"`
+	TLSCert string `json:"tls_cert,omitempty"`
+	TLSKey  string `json:"tls_key,omitempty"`
+
+	MountDir     string    `json:"mount_dir,omitempty"`
+	MadeMountDir bool      `json:"made_mount_dir,omitempty"`
+	Created      time.Time `json:"created"`
 }
 
 func (s *state) requestTimeout() time.Duration { return time.Duration(s.RequestSeconds) * time.Second }
 func (s *state) deadTimeout() time.Duration    { return time.Duration(s.DeadSeconds) * time.Second }
+
+// secure gives the TLS configuration of connections, nil without TLS.
+func (s *state) secure() func() (*tls.Config, error) {
+	files := certs.Files{CA: s.TLSCA, Cert: s.TLSCert, Key: s.TLSKey}
+	if files.Empty() {
+		return nil
+	}
+	return files.Client
+}
 
 // store is the state directory:
 //

@@ -2,9 +2,11 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,11 +15,13 @@ import (
 
 	"github.com/slackerd/slacker/api"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/certs"
 	"github.com/slackerd/slacker/worker"
 )
 
 // flags are those that all commands share.
 type flags struct {
+	tls                          certs.Files
 	server, stateDir, workerName string
 	json, verbose                bool
 	requestTimeout, deadTimeout  time.Duration
@@ -40,6 +44,9 @@ Exit status:
 	}
 	p := root.PersistentFlags()
 	p.StringVar(&f.server, "server", cmp.Or(os.Getenv("SLACKER_SERVER"), api.DefaultAddr), "admin API: http://HOST:PORT or unix:///PATH (also $SLACKER_SERVER)")
+	p.StringVar(&f.tls.CA, "tls-ca", os.Getenv("SLACKER_TLS_CA"), "`FILE` with the authority of the server's certificate ($SLACKER_TLS_CA)")
+	p.StringVar(&f.tls.Cert, "tls-cert", os.Getenv("SLACKER_TLS_CERT"), "`FILE` with the own certificate ($SLACKER_TLS_CERT)")
+	p.StringVar(&f.tls.Key, "tls-key", os.Getenv("SLACKER_TLS_KEY"), "`FILE` with its key ($SLACKER_TLS_KEY)")
 	p.StringVar(&f.stateDir, "state-dir", worker.DefaultStateDir, "where this host's attachments are written down")
 	p.StringVar(&f.workerName, "worker", "", "name of this host at the server (default: host name and machine id)")
 	p.BoolVar(&f.json, "json", false, "print JSON")
@@ -56,7 +63,19 @@ func (f *flags) open(cmd *cobra.Command) (*worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.API, err = api.NewClient(f.server)
+	for _, file := range []*string{&f.tls.CA, &f.tls.Cert, &f.tls.Key} {
+		if *file == "" {
+			continue
+		}
+		if *file, err = filepath.Abs(*file); err != nil { // agents work in /
+			return nil, block.Errorf(block.Invalid, "TLS file: %w", err)
+		}
+	}
+	var secure func() (*tls.Config, error)
+	if c.TLS = f.tls; !f.tls.Empty() {
+		secure = f.tls.Client
+	}
+	c.API, err = api.NewTLSClient(f.server, secure)
 	if err != nil {
 		return nil, err
 	}

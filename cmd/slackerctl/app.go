@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"github.com/slackerd/slacker/api"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/certs"
 	"github.com/slackerd/slacker/image"
 )
 
@@ -36,6 +38,7 @@ type app struct {
 	exportImage func(context.Context, image.ExportOptions) (image.Result, error)
 
 	server      string
+	tls         certs.Files
 	json, quiet bool
 }
 
@@ -103,9 +106,12 @@ immutable state of one, and a clone is a volume that starts as a snapshot.`,
 	flags.StringVar(&a.server, "server", cmp.Or(a.getenv(serverEnv), api.DefaultAddr),
 		"`address` of the server: http://HOST:PORT, tcp://HOST:PORT or\nunix:///PATH; $"+serverEnv+" sets the default")
 	flags.Lookup("server").DefValue = api.DefaultAddr
+	flags.StringVar(&a.tls.CA, "tls-ca", a.getenv("SLACKER_TLS_CA"), "`FILE` with the authority of the server's certificate; $SLACKER_TLS_CA")
+	flags.StringVar(&a.tls.Cert, "tls-cert", a.getenv("SLACKER_TLS_CERT"), "`FILE` with the own certificate; $SLACKER_TLS_CERT")
+	flags.StringVar(&a.tls.Key, "tls-key", a.getenv("SLACKER_TLS_KEY"), "`FILE` with its key; $SLACKER_TLS_KEY")
 	flags.BoolVar(&a.json, "json", false, "answer with one JSON object, for programs")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no confirmations")
-	root.AddCommand(a.volume(), a.snapshot(), a.clone(), a.image(), a.attachment(),
+	root.AddCommand(a.volume(), a.snapshot(), a.clone(), a.image(), a.attachment(), a.certs(),
 		a.status(), a.check(), a.gc(), a.version(), a.completion(), a.man())
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(a.help())
@@ -118,7 +124,17 @@ EXIT STATUS
 }
 
 // client returns a client of the server that the command line names.
-func (a *app) client() (slackerv1connect.AdminServiceClient, error) { return api.NewClient(a.server) }
+func (a *app) client() (slackerv1connect.AdminServiceClient, error) {
+	return api.NewTLSClient(a.server, a.secure())
+}
+
+// secure gives the TLS configuration of connections, nil without TLS.
+func (a *app) secure() func() (*tls.Config, error) {
+	if a.tls.Empty() {
+		return nil
+	}
+	return a.tls.Client
+}
 
 // snapshotClient is client for a command on target, VOLUME@SNAPSHOT, which it
 // splits.

@@ -54,7 +54,7 @@ stays.`,
 				return err
 			}
 			bar := a.newProgress()
-			o.Client, o.Progress = client, bar.bytes
+			o.Client, o.Progress, o.TLS = client, bar.bytes, a.secure()
 			res, err := a.importImage(cmd.Context(), o)
 			bar.finish()
 			if err != nil {
@@ -93,7 +93,7 @@ written meanwhile gives no one moment of it: make a snapshot first.`,
 				return err
 			}
 			bar := a.newProgress()
-			o.Client, o.Progress = client, bar.bytes
+			o.Client, o.Progress, o.TLS = client, bar.bytes, a.secure()
 			res, err := a.exportImage(cmd.Context(), o)
 			bar.finish()
 			if err != nil {

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/slackerd/slacker/api"
+	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/certs"
+	"github.com/slackerd/slacker/nbdclient"
+)
+
+// TestSecureServer runs a server that requires TLS and has access rules, as an
+// admin, as a worker, and as somebody in plaintext.
+func TestSecureServer(t *testing.T) {
+	dir := shortDir(t)
+	pki := filepath.Join(dir, "pki")
+	if _, err := certs.Init(pki, "authority", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []certs.Request{{Name: "server", Hosts: []string{"127.0.0.1"}}, {Name: "admin"}, {Name: "worker"}} {
+		r.Valid = time.Minute
+		if _, err := certs.Issue(pki, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := func(name string) certs.Files {
+		return certs.Files{CA: filepath.Join(pki, "ca.crt"), Cert: filepath.Join(pki, name+".crt"), Key: filepath.Join(pki, name+".key")}
+	}
+	cmd := command(t, serveArgs(dir, "--tls-nbd", "require", "--tls-api", "require", "--log-level", "debug",
+		"--tls-ca", files("server").CA, "--tls-cert", files("server").Cert, "--tls-key", files("server").Key)...)
+	cmd.Env = append(cmd.Environ(), "SLACKER_ACCESS_RULES=cn=admin admin **,cn=worker read images/*,cn=worker write own")
+	p := startServer(t, cmd)
+	ctx := t.Context()
+	admin, err := api.NewTLSClient(p.api[0], files("admin").Client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"images/a", "own", "secret"} {
+		if _, err := admin.CreateVolume(ctx, connect.NewRequest(&slackerv1.CreateVolumeRequest{Name: name, SizeBytes: 1 << 20})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	worker, err := api.NewTLSClient(p.api[0], files("worker").Client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := worker.ListVolumes(ctx, connect.NewRequest(&slackerv1.ListVolumesRequest{}))
+	if err != nil || len(list.Msg.GetVolumes()) != 2 {
+		t.Errorf("the worker's list: %v, %v", list, err)
+	}
+	_, err = worker.DeleteVolume(ctx, connect.NewRequest(&slackerv1.DeleteVolumeRequest{Name: "own"}))
+	if err = api.FromConnect(err); !block.Is(err, block.Permission) || !strings.Contains(err.Error(), `cn="worker" may not admin volume own`) {
+		t.Errorf("the worker deletes: %v", err)
+	}
+	plain, err := api.NewClient(p.api[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plain.ListVolumes(ctx, connect.NewRequest(&slackerv1.ListVolumesRequest{})); err == nil {
+		t.Error("the API answers in plaintext")
+	}
+	nbdOfSecureServer(ctx, t, p.nbd[0], files("worker").Client)
+	if status := p.end(syscall.SIGTERM); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	noKeysIn(t, p.text(), pki)
+}
+
+// nbdOfSecureServer opens exports as the worker.
+func nbdOfSecureServer(ctx context.Context, t *testing.T, addr string, secure func() (*tls.Config, error)) {
+	t.Helper()
+	opts := nbdclient.DefaultOptions()
+	if _, err := nbdclient.Dial(ctx, addr, "own", opts); err == nil || !strings.Contains(err.Error(), "TLS required") {
+		t.Errorf("NBD in plaintext: %v", err)
+	}
+	opts.TLS = secure
+	for name, readOnly := range map[string]bool{"own": false, "images/a": true} {
+		c, err := nbdclient.Dial(ctx, addr, name, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Info().Flags.Has(nbdclient.FlagReadOnly); got != readOnly {
+			t.Errorf("%s is read-only %v, want %v", name, got, readOnly)
+		}
+		data := make([]byte, 8192)
+		if err := c.WriteAt(ctx, data, 0, true); (err != nil) != readOnly {
+			t.Errorf("write to %s: %v", name, err)
+		}
+		if err := c.ReadAt(ctx, data, 4096); err != nil {
+			t.Errorf("read of %s: %v", name, err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	var texts []string
+	for _, name := range []string{"secret", "sacred"} { // one exists, one does not
+		_, err := nbdclient.Dial(ctx, addr, name, opts)
+		if !block.Is(err, block.Permission) {
+			t.Errorf("%s opens with %v", name, err)
+			continue
+		}
+		texts = append(texts, strings.ReplaceAll(err.Error(), name, "X"))
+	}
+	if len(texts) == 2 && texts[0] != texts[1] {
+		t.Errorf("the refusal tells whether a volume exists: %q", texts)
+	}
+}
+
+// noKeysIn: nothing of a key is in a log.
+func noKeysIn(t *testing.T, text, pki string) {
+	t.Helper()
+	keys, err := filepath.Glob(filepath.Join(pki, "*.key"))
+	if err != nil || len(keys) != 4 {
+		t.Fatalf("keys %v, %v", keys, err)
+	}
+	for _, name := range keys {
+		key, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range strings.Split(strings.TrimSpace(string(key)), "\n") {
+			if strings.Contains(text, line) {
+				t.Errorf("the log holds a line of %s", name)
+			}
+		}
+	}
+	if strings.Contains(text, "PRIVATE KEY") {
+		t.Error("the log holds a key")
+	}
+}
