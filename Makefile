@@ -46,6 +46,10 @@ rig: ## test with a real kernel in QEMU: attach, server restarts, stale writes
 fuzz: ## run every fuzzer for FUZZTIME (10s)
 	./scripts/fuzz.sh $(FUZZTIME)
 
+.PHONY: plant
+plant: ## plant bugs in a copy of the tree and want the tests to catch each
+	./scripts/plant.sh
+
 .PHONY: bench
 bench: build ## measure the store, and the server beside nbdkit and qemu-nbd
 	$(GO) test ./bench -run '^$$' -bench .

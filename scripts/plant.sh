@@ -1,0 +1,54 @@
+#!/bin/sh
+# Plants bugs, one at a time, in a copy of the tree and wants the named test to
+# pass before and to fail for each. A bug whose place is not found exactly once, or that does not
+# build, fails the run: the list below must follow the code.
+#
+# usage: plant.sh [WORD], only the bugs whose line holds WORD
+set -eu
+cd "$(dirname "$0")/.."
+tree=$(mktemp -d)
+trap 'rm -rf "$tree"' EXIT
+git ls-files -co --exclude-standard | tar -cf - -T - | tar -xf - -C "$tree"
+cd "$tree"
+bad=0
+n=0
+
+# plant FILE OLD NEW PACKAGE TEST
+plant() {
+	case "$*" in *"$only"*) ;; *) return 0 ;; esac
+	n=$((n + 1))
+	cp "$1" saved
+	if ! go test -count=1 -run "^$5\$" "$4" >out 2>&1 || grep -q 'no tests to run' out; then
+		cat out
+		echo "FAILS UNPLANTED $5 ($4)"
+		bad=$((bad + 1))
+	elif ! OLD=$2 NEW=$3 perl -0pi -e '$n = s/\Q$ENV{OLD}\E/$ENV{NEW}/g; END { exit($n == 1 ? 0 : 1) }' "$1"; then
+		echo "NOT FOUND ONCE  $1: $2"
+		bad=$((bad + 1))
+	elif ! go test -count=1 -run '^$' "$4" >out 2>&1; then
+		cat out
+		echo "DOES NOT BUILD  $1: $2"
+		bad=$((bad + 1))
+	elif go test -count=1 -run "^$5\$" "$4" >out 2>&1; then
+		echo "NOT CAUGHT      $1: $2 (by $5)"
+		bad=$((bad + 1))
+	elif ! grep -q -- "--- FAIL: $5" out; then
+		cat out
+		echo "OTHER FAILURE   $1: $2 (want $5 to fail)"
+		bad=$((bad + 1))
+	else
+		echo "caught          $1: $2 (by $5)"
+	fi
+	cp saved "$1"
+}
+
+only=${1:-}
+plant cow/page.go 'return bad("checksum mismatch")' '_ = bad' ./cow TestPageRoundTrip
+plant volume/write.go 'if d.fenced.Load() { // V4' 'if false && d.fenced.Load() { // V4' ./volume TestStaleWriteNeverLands
+plant segment/sync.go 'return l.fail(err, fmt.Sprintf("sync segment %d", s.id))' 'return fmt.Errorf("sync segment %d: %w", s.id, err)' ./segment TestFaults
+plant segment/sync.go 'return l.fail(err, fmt.Sprintf("write segment %d at block %d", c.seg.id, c.pos))' 'return err' ./segment TestFaults
+plant volume/read.go 'es[i].Sum {' 'es[i].Sum && false {' ./check TestDamageAnywhere
+plant segment/sync.go 'err = f.SyncData()' '_ = f' ./volume TestCrashMatrix
+
+echo "$((n - bad)) of $n caught"
+[ "$bad" = 0 ] && [ "$n" -gt 0 ]
