@@ -56,6 +56,7 @@ type Server struct {
 // Store sizes the store. Sizes are bytes.
 type Store struct {
 	SegmentSize    int64
+	SpareSegments  int64
 	MapCacheSize   int64
 	PageCacheSize  int64
 	CommitInterval time.Duration

@@ -65,6 +65,8 @@ type Collector struct {
 	o    Options
 	mu   sync.Mutex
 	wake chan struct{}
+	// sealed: a segment has filled up, so others may have died.
+	sealed chan struct{}
 }
 
 // New returns a collector.
@@ -78,13 +80,21 @@ func New(s Store, o Options) *Collector {
 	if o.Interval == 0 {
 		o.Interval = time.Minute
 	}
-	return &Collector{s: s, o: o, wake: make(chan struct{}, 1)}
+	return &Collector{s: s, o: o, wake: make(chan struct{}, 1), sealed: make(chan struct{}, 1)}
 }
 
 // Wake tells Run that there may be something to collect. It does not wait.
 func (c *Collector) Wake() {
 	select {
 	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Sealed tells Run that a segment of the log has filled up. It does not wait.
+func (c *Collector) Sealed() {
+	select {
+	case c.sealed <- struct{}{}:
 	default:
 	}
 }
@@ -99,6 +109,11 @@ func (c *Collector) Run(ctx context.Context) {
 			return
 		case <-c.wake:
 		case <-tick.C:
+		case <-c.sealed:
+			if err := c.drop(ctx); err != nil && ctx.Err() == nil {
+				c.o.Logger.Error("deletion of dead segments stopped", zap.Error(err))
+			}
+			continue
 		}
 		freed, faults, err := c.Collect(ctx, false, nil)
 		if err != nil && ctx.Err() == nil {
@@ -233,6 +248,9 @@ func (r *run) segments(ctx context.Context) error {
 	for i, g := range poor {
 		r.progress("segments", uint64(i), uint64(len(poor)), "segments")
 		err := r.clean(ctx, g.ID)
+		if errors.Is(err, segment.ErrGone) {
+			continue // it died, and went with the one before
+		}
 		if err == nil {
 			err = r.drop(ctx)
 		}
@@ -262,6 +280,19 @@ func (r *run) clean(ctx context.Context, id block.SegmentID) error {
 		return err
 	})
 	return errors.Join(append(faults, err)...)
+}
+
+// drop deletes the segments that nothing needs, at once and not with the next
+// collection: a stream of overwrites can then use their files again.
+func (c *Collector) drop(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, g := range c.s.Log().Segments() {
+		if !g.Active && c.s.Tree().Live(g.ID) == 0 {
+			return (&run{Collector: c}).drop(ctx)
+		}
+	}
+	return nil
 }
 
 // drop deletes the segments that nothing needs (G1). What is counted in memory

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const volumeBlocks = 600
 
 func options(fs vfs.FS) volume.Options {
-	return volume.Options{Dir: "store", FS: fs, SegmentBytes: 1 << 20, MapCacheBytes: 1 << 20, PageCacheBytes: 1 << 20, CommitInterval: time.Hour}
+	return volume.Options{Dir: "store", FS: fs, SegmentBytes: 1 << 20, SpareSegments: 2, MapCacheBytes: 1 << 20, PageCacheBytes: 1 << 20, CommitInterval: time.Hour}
 }
 
 func must[T any](t testing.TB) func(T, error) T {

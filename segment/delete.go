@@ -37,17 +37,26 @@ func (l *Log) Delete(id block.SegmentID) error {
 			}
 			continue
 		}
-		return l.unlink(s)
+		return l.unlink(s, l.spareFor(s))
 	}
 }
 
-func (l *Log) unlink(s *segFile) error {
-	if err := s.remove(l.o.FS); err != nil {
+// unlink removes a segment's file, or keeps it as a spare. Only segments that
+// are older than the tail may be kept: the ids of others may be used again.
+func (l *Log) unlink(s *segFile, spare string) error {
+	if err := s.remove(l.o.FS, spare); err != nil {
 		return err
 	}
 	l.segs.Delete(s.id)
 	l.mu.Lock()
 	l.full = false
+	if spare != "" {
+		defer func() { // once its new name is durable
+			l.mu.Lock()
+			l.spares = append(l.spares, spare)
+			l.mu.Unlock()
+		}()
+	}
 	l.mu.Unlock()
 	if err := l.syncDir(); err != nil {
 		return l.fail(err, "sync "+l.o.Dir)

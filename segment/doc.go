@@ -31,11 +31,17 @@
 //     is met by Append (NoSpace, nothing lost, nothing fenced), never by Sync.
 //  6. The first failed write or fdatasync is the last one tried: the log takes
 //     no more writes, but reads go on.
+//  7. A file that is used again holds chunks of its former segment behind what
+//     the new one has written. They never validate: headers name their segment,
+//     the id of a deleted segment is less than the tail's and so never used
+//     again, and the file gets the name of a segment only after its first block
+//     was durably zeroed.
 //
 // # Disk format, version 1
 //
 // A store's segments are files named NNNNNNNNNNNNNNNN.seg, the id in 16
-// lower-case hex digits. Ids start at 1 and order segments by age. Integers are
+// lower-case hex digits; NNNNNNNNNNNNNNNN.spare is one that was deleted and
+// waits to be used again, and means nothing to a later process. Ids start at 1 and order segments by age. Integers are
 // little endian. A file is an array of blocks of 4096 bytes: block 0 is the
 // segment header, and chunks follow one after the other from block 1 on.
 // Checksums are CRC-32C (Castagnoli).

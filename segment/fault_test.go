@@ -70,6 +70,7 @@ func faultRun(t *testing.T, fail int) (hit bool) {
 	}
 	if failedOp != "remove" {
 		checkFenced(t, w, fail, failedOp, &writes)
+		_ = l.Close() // waits for who reports the fault
 		if faults.Load() != 1 {
 			t.Errorf("operation %d (%s): OnFault called %d times: want 1", fail, failedOp, faults.Load())
 		}

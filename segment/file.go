@@ -37,16 +37,19 @@ func parseSegmentName(name string) (block.SegmentID, bool) {
 
 // segFile is a segment file, opened when first used.
 type segFile struct {
-	id      block.SegmentID
-	path    string
-	header  segmentHeader // valid when valid is set
-	valid   bool
-	blank   bool // block 0 was never written
-	bytes   int64
-	crc     uint32        // checksum of block 0
-	written atomic.Uint32 // blocks that can be read from the file
-	end     atomic.Uint32 // where its successor says it ends, or 0
-	payload atomic.Uint32
+	id     block.SegmentID
+	path   string
+	header segmentHeader // valid when valid is set
+	valid  bool
+	blank  bool // block 0 was never written
+	// recycled: the file was another segment's. Nothing in it needs zeros, and
+	// what it holds beyond the written part does not validate.
+	recycled bool
+	bytes    int64
+	crc      uint32        // checksum of block 0
+	written  atomic.Uint32 // blocks that can be read from the file
+	end      atomic.Uint32 // where its successor says it ends, or 0
+	payload  atomic.Uint32
 
 	// io is held shared by users of the file, exclusively by whoever closes or
 	// deletes it.
@@ -118,14 +121,21 @@ func (s *segFile) closeFile() error {
 	return block.Wrap(block.IO, (*f).Close(), fmt.Sprintf("close segment %d", s.id))
 }
 
-// remove waits for readers, closes and unlinks the file.
-func (s *segFile) remove(fs vfs.FS) error {
+// remove waits for readers, closes the file, and unlinks it or renames it to
+// spare, if that is not "".
+func (s *segFile) remove(fs vfs.FS, spare string) error {
 	s.io.Lock()
 	defer s.io.Unlock()
 	if err := s.closeFile(); err != nil {
 		return err
 	}
-	if err := fs.Remove(s.path); err != nil {
+	var err error
+	if spare == "" {
+		err = fs.Remove(s.path)
+	} else {
+		err = fs.Rename(s.path, spare)
+	}
+	if err != nil {
 		return block.Errorf(block.IO, "delete segment %d: %w", s.id, err)
 	}
 	s.gone = true

@@ -36,6 +36,12 @@ type Options struct {
 	// ReadOnly refuses everything that would write.
 	ReadOnly bool
 	Logger   *zap.Logger // nil: none
+	// Spares is how many deleted segments are kept to be written again: their
+	// space is initialized already, and their pages may still be in memory.
+	Spares int
+	// OnSealed, when set, is called whenever a segment is full, under the log's
+	// lock: it must be quick and must not call the log.
+	OnSealed func()
 	// OnFault is called once, from the goroutine that met it, without locks
 	// held, when the log fences itself.
 	OnFault func(error)
@@ -102,7 +108,8 @@ type Log struct {
 
 	prepared  *segFile // next segment: created, allocated, nothing in it
 	preparing bool
-	full      bool // the last attempt to prepare one found no space
+	spares    []string // files of deleted segments, to be used again
+	full      bool     // the last attempt to prepare one found no space
 
 	fault   atomic.Pointer[error]
 	wakeW   chan struct{}
@@ -177,7 +184,8 @@ func (l *Log) Segments() []Info {
 	return infos
 }
 
-// DiskBytes returns what all segment files occupy, the prepared one included.
+// DiskBytes returns what all segment files occupy, the prepared one included,
+// spares not.
 func (l *Log) DiskBytes() int64 {
 	var sum int64
 	l.segs.Range(func(_, v any) bool { sum += v.(*segFile).bytes; return true })
@@ -248,9 +256,15 @@ func (l *Log) Close() error {
 	l.mu.Unlock()
 	close(l.quit)
 	l.workers.Wait()
+	if err == nil {
+		err = l.Fault() // met by a worker on its way out
+	}
 	if p := l.prepared; p != nil {
 		l.segs.Delete(p.id)
-		err = errors.Join(err, p.remove(l.o.FS))
+		err = errors.Join(err, p.remove(l.o.FS, ""))
+	}
+	if usable {
+		err = errors.Join(err, l.dropSpares())
 	}
 	l.segs.Range(func(_, v any) bool {
 		err = errors.Join(err, v.(*segFile).close())

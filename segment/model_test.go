@@ -61,7 +61,7 @@ type world struct {
 }
 
 func testOptions(fs vfs.FS, ahead bool) Options {
-	o := Options{FS: fs, Dir: "/", StoreID: testStore, SegmentBytes: MinSegmentBytes}
+	o := Options{FS: fs, Dir: "/", StoreID: testStore, SegmentBytes: MinSegmentBytes, Spares: 2}
 	if ahead {
 		o.zeroAhead = zeroAlways
 		o.SegmentBytes = 2 << 20 // room to write zeros in

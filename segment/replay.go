@@ -260,11 +260,14 @@ func (r *replayer) finish() error {
 // that nothing in them was durable. A file whose header is damaged stays, for
 // somebody to look at.
 func (r *replayer) dropRest() (err error) {
+	if err := r.l.dropSpares(); err != nil {
+		return err
+	}
 	r.l.segs.Range(func(_, v any) bool {
 		s := v.(*segFile)
 		if s.id > r.pos.Segment && (s.blank || s.valid) {
 			r.l.o.Logger.Info("dropping unused segment", zap.Uint64("segment", uint64(s.id)), zap.Bool("begun", s.valid))
-			err = r.l.unlink(s)
+			err = r.l.unlink(s, "")
 		}
 		return err == nil
 	})

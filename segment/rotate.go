@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 
 	"github.com/slackerd/slacker/block"
@@ -56,6 +57,9 @@ func (l *Log) rotate() error {
 func (l *Log) activate() {
 	h := segmentHeader{store: l.o.StoreID, id: l.prepared.id, created: time.Now(), first: l.next, durable: l.durable}
 	if l.tail != nil {
+		if l.o.OnSealed != nil {
+			l.o.OnSealed()
+		}
 		l.tail.end.Store(l.cursor)
 		h.prev, h.prevPayload = Pos{l.tail.id, l.cursor}, l.tail.payload.Load()
 		l.seal(&chunk{seg: l.tail, pos: l.cursor, off: chunkFixedBytes, first: l.next, buf: make([]byte, block.Size)}, flagEnd)
@@ -68,6 +72,9 @@ func (l *Log) activate() {
 	l.enqueue(c)
 	l.tail, l.cut, l.cursor, l.prevCRC = s, false, 1, s.crc
 	l.ahead.done = 0
+	if s.recycled {
+		l.ahead.done = l.segBlocks
+	}
 }
 
 // prepare creates and allocates the next segment. Called with mu held, which it
@@ -96,21 +103,18 @@ func (l *Log) prepare() error {
 // durable, so that nothing appended to it can meet a full disk.
 func (l *Log) create(id block.SegmentID) (*segFile, error) {
 	s := &segFile{id: id, path: l.o.FS.PathJoin(l.o.Dir, segmentName(id)), bytes: l.o.SegmentBytes}
-	f, err := l.o.FS.Create(s.path, writeCategory)
-	if err == nil {
+	f, err := l.makeFile(s)
+	if f != nil {
 		s.file.Store(&f)
-		if err = l.allocate(f); err == nil {
-			err = f.Sync()
-		}
-		if err == nil {
-			err = l.syncDir()
-		}
+	}
+	if err == nil {
+		err = l.syncDir()
 	}
 	if err == nil {
 		return s, nil
 	}
 	if f != nil {
-		if rmErr := s.remove(l.o.FS); rmErr != nil {
+		if rmErr := s.remove(l.o.FS, ""); rmErr != nil {
 			l.o.Logger.Warn("unfinished segment stays", zap.Error(rmErr))
 		}
 	}
@@ -118,6 +122,26 @@ func (l *Log) create(id block.SegmentID) (*segFile, error) {
 		return nil, block.Errorf(block.NoSpace, "make segment %d of %d bytes: %w", id, l.o.SegmentBytes, err)
 	}
 	return nil, l.fail(err, fmt.Sprintf("make segment %d", id))
+}
+
+// makeFile makes the file of a segment, durable but for its name: of a spare if
+// there is one. A spare that cannot be used is lost, which costs nothing.
+func (l *Log) makeFile(s *segFile) (vfs.File, error) {
+	if spare := l.takeSpare(); spare != "" {
+		f, err := l.recycle(spare, s)
+		if err == nil {
+			return f, nil
+		}
+		l.o.Logger.Warn("spare segment not used", zap.String("file", spare), zap.Error(err))
+	}
+	f, err := l.o.FS.Create(s.path, writeCategory)
+	if err != nil {
+		return nil, err
+	}
+	if err = l.allocate(f); err == nil {
+		err = f.Sync()
+	}
+	return f, err
 }
 
 func isNoSpace(err error) bool {

@@ -39,6 +39,9 @@ type Options struct {
 	Logger *zap.Logger
 	// SegmentBytes is the size of a segment file.
 	SegmentBytes int64
+	// SpareSegments is how many deleted segment files are kept to be written
+	// again; 0 keeps none.
+	SpareSegments int
 	// MapCacheBytes bounds the cache of the extent map's files, PageCacheBytes
 	// that of its pages in use.
 	MapCacheBytes, PageCacheBytes int64
@@ -48,6 +51,9 @@ type Options struct {
 	MustExist bool
 	// OnGarbage, when set, is told that there may be something to collect.
 	OnGarbage func()
+	// OnSealed, when set, is told that a segment is full. It must not call the
+	// store.
+	OnSealed func()
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -216,7 +222,7 @@ func (s *Store) open() error {
 		return err
 	}
 	s.log, err = segment.Open(segment.Options{FS: s.o.FS, Dir: s.o.FS.PathJoin(s.o.Dir, "segments"), StoreID: s.db.StoreID(),
-		SegmentBytes: s.o.SegmentBytes, Logger: s.o.Logger, OnFault: s.fail})
+		SegmentBytes: s.o.SegmentBytes, Spares: s.o.SpareSegments, OnSealed: s.o.OnSealed, Logger: s.o.Logger, OnFault: s.fail})
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ const mib = 1 << 20
 
 // testOptions are those of a small store that commits only when asked to.
 func testOptions(t testing.TB, fs vfs.FS) Options {
-	return Options{Dir: "store", FS: fs, SegmentBytes: mib, MapCacheBytes: 1 << 20, PageCacheBytes: 1 << 20,
+	return Options{Dir: "store", FS: fs, SegmentBytes: mib, SpareSegments: 2, MapCacheBytes: 1 << 20, PageCacheBytes: 1 << 20,
 		CommitInterval: time.Hour, Logger: zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))}
 }
 

@@ -73,7 +73,7 @@ func (s *server) open(background context.Context, began time.Time) (err error) {
 	c := s.config
 	s.store, err = volume.Open(volume.Options{Dir: c.Server.DataDir, Logger: s.log.Named("store"), SegmentBytes: c.Store.SegmentSize,
 		MapCacheBytes: c.Store.MapCacheSize, PageCacheBytes: c.Store.PageCacheSize, CommitInterval: c.Store.CommitInterval,
-		OnGarbage: s.wakeCollector})
+		SpareSegments: int(c.Store.SpareSegments), OnGarbage: s.wakeCollector, OnSealed: s.segmentSealed})
 	if err != nil {
 		return err
 	}
@@ -114,6 +114,13 @@ func (s *server) makeServers(background context.Context, began time.Time) (err e
 	path, handler := api.NewHandler(admin)
 	s.http = newHTTP(path, handler, s.config.Access.Policy, s.health, registry, s.config.Server.Pprof, s.log.Named("http"))
 	return nil
+}
+
+// segmentSealed is called by the log, also before there is a collector.
+func (s *server) segmentSealed() {
+	if c := s.collector.Load(); c != nil {
+		c.Sealed()
+	}
 }
 
 // wakeCollector is called by the store, also before there is a collector.
