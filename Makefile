@@ -10,7 +10,7 @@ PROGRAMS := slackerd slackerctl slacker-client
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install the Debian packages and Go modules that building and testing need (root)
@@ -58,6 +58,10 @@ bench: build ## measure the store, and the server beside nbdkit and qemu-nbd
 .PHONY: bench-depth
 bench-depth: ## measure first and second reads of pages at depth 1 and 1,000, by turns
 	$(GO) test ./bench -run '^$$' -bench BenchmarkTouch -benchtime 1x -v
+
+.PHONY: bench-memory
+bench-memory: ## measure the heap with 100,000 volumes, 1,000 of them open
+	$(GO) test ./volume -count=1 -v -run TestMemoryIsBounded -memory.volumes 100000 -memory.open 1000 -memory.blocks 200
 
 .PHONY: man
 man: build ## write the manual pages into dist/man

@@ -60,6 +60,9 @@ func newCache(bytes int64, committed *atomic.Uint64) *cache {
 	return c
 }
 
+// CachePages is how many pages are kept in memory.
+func (t *Tree) CachePages() int { return t.cache.shards[0].limit * len(t.cache.shards) }
+
 func (c *cache) shard(k nodeKey) *shard {
 	h := (uint64(k.layer)*0x9E3779B97F4A7C15 ^ uint64(k.page)) * 0xD6E8FEB86659FD93
 	return &c.shards[h>>58]

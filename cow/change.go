@@ -14,6 +14,11 @@ type Run struct {
 	Sums  []uint32   // checksums, nil for zeroes
 }
 
+// Pages is the number of pages that the run lies in.
+func (r Run) Pages() int {
+	return int((r.First+block.Index(r.Count)-1)/PageBlocks-r.First/PageBlocks) + 1
+}
+
 // Change is one record of the log on its way into the store. It is made when
 // the record is numbered, applied to the pages in memory, and committed in the
 // order of the numbers once the record is durable.

@@ -12,18 +12,24 @@ import (
 )
 
 const (
-	// commitAt is how many changes wait before a commit is started early.
+	// commitAt is how many pages may have changes that are not committed before
+	// a commit is started early, at the most.
 	commitAt = 8 << 10
-	// maxQueued is how many changes may wait; writers beyond wait too.
-	maxQueued = 128 << 10
+	// queueShare is the part of the page cache, as its inverse, that such pages
+	// may take.
+	queueShare = 2
 )
 
 // queue holds the changes that are not in the map yet, in the order of the log.
 type queue struct {
 	mu      sync.Mutex
 	changes []*cow.Change
-	applied sync.Cond // a change was applied, or changes were taken
-	wake    chan struct{}
+	// pages is how many pages the changes that are not committed are of, each
+	// change counted for itself. Such pages cannot leave the cache, so beyond
+	// maxPages writers wait.
+	pages, commitAt, maxPages int
+	applied                   sync.Cond // a change was applied or committed
+	wake                      chan struct{}
 }
 
 func (q *queue) init() {
@@ -31,13 +37,20 @@ func (q *queue) init() {
 	q.wake = make(chan struct{}, 1)
 }
 
+// bound sizes the queue for a cache of so many pages. It comes before add.
+func (q *queue) bound(cachePages int) {
+	q.maxPages = cachePages / queueShare
+	q.commitAt = min(commitAt, q.maxPages/4)
+}
+
 // add is called in the order of the log, under the log's lock.
 func (q *queue) add(c *cow.Change) {
 	q.mu.Lock()
 	q.changes = append(q.changes, c)
-	n := len(q.changes)
+	q.pages += c.Run.Pages()
+	early := q.pages >= q.commitAt
 	q.mu.Unlock()
-	if n == commitAt {
+	if early {
 		q.nudge()
 	}
 }
@@ -49,11 +62,11 @@ func (q *queue) nudge() {
 	}
 }
 
-// room waits until the queue is short enough for another change.
+// room waits until there is room in the cache for another change's pages.
 func (q *queue) room(failed func() error) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.changes) >= maxQueued {
+	for q.pages >= q.maxPages {
 		if err := failed(); err != nil {
 			return err
 		}
@@ -79,8 +92,17 @@ func (q *queue) take(lsn uint64) []*cow.Change {
 	if len(q.changes) == 0 {
 		q.changes = nil
 	}
-	q.applied.Broadcast()
 	return taken
+}
+
+// committed says that what take returned is in the map.
+func (q *queue) committed(changes []*cow.Change) {
+	q.mu.Lock()
+	for _, c := range changes {
+		q.pages -= c.Run.Pages()
+	}
+	q.applied.Broadcast()
+	q.mu.Unlock()
 }
 
 // signal tells take that changes were applied.
@@ -140,6 +162,7 @@ func (s *Store) commitChanges(changes []*cow.Change, pos segment.Pos, lsn segmen
 	}
 	s.replayFrom = pos.Segment
 	s.tree.Committed(uint64(lsn))
+	s.queue.committed(changes)
 	return nil
 }
 

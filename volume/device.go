@@ -216,7 +216,9 @@ func (d *Device) Close() error {
 				d.v.idle = s.o.Now()
 			}
 		}
-		// The slot keeps the incarnation: an older connection stays refused.
+		// The slot keeps the incarnation: an older connection stays refused. It
+		// does not keep the connection.
+		d.disconnect = nil
 		s.conns.Add(-1)
 	})
 	return nil

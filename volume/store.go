@@ -43,7 +43,8 @@ type Options struct {
 	// again; 0 keeps none.
 	SpareSegments int
 	// MapCacheBytes bounds the cache of the extent map's files, PageCacheBytes
-	// that of its pages in use.
+	// that of its pages in use, with those that have changes which are not in
+	// the map yet.
 	MapCacheBytes, PageCacheBytes int64
 	// CommitInterval bounds how long changes wait to enter the map.
 	CommitInterval time.Duration
@@ -218,6 +219,7 @@ func (s *Store) open() error {
 	if s.tree, err = cow.NewTree(s.db, catalog, s.o.PageCacheBytes); err != nil {
 		return err
 	}
+	s.queue.bound(s.tree.CachePages())
 	if err := s.link(catalog); err != nil {
 		return err
 	}
