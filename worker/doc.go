@@ -5,7 +5,8 @@
 //
 //   - target: VOLUME or VOLUME@SNAPSHOT. A worker attaches a target at most once.
 //   - driver: how the target becomes a device. "nbd" is the kernel's client: no
-//     user process is in the data path, a monitor only replaces dead sockets.
+//     user process is in the data path, a monitor only replaces dead sockets
+//     (with TLS, which the kernel does not speak, the monitor relays).
 //     "fuse" is a daemon that shows the target as the one file of a FUSE file
 //     system, with a loop device on it; it works where the kernel has no nbd.
 //   - state: what is known of one attached target, a JSON file in the state

@@ -19,7 +19,15 @@ const modprobeTimeout = 10 * time.Second
 // sockets.
 type nbdDriver struct {
 	store store
-	sysfs string // "" is /sys; tests have their own
+	sysfs string                   // "" is /sys; tests have their own
+	open  func() (*nbdLink, error) // nil is openNBDLink; tests have their own
+}
+
+func (d nbdDriver) link() (*nbdLink, error) {
+	if d.open != nil {
+		return d.open()
+	}
+	return openNBDLink()
 }
 
 func (d nbdDriver) agent(s *state) agent { return agent{d.store, s.Target} }
@@ -43,7 +51,7 @@ func (d nbdDriver) check() error {
 				strings.TrimSpace(string(release)), strings.Join(strings.Fields(string(out)+" "+err.Error()), " "))
 		}
 	}
-	link, err := openNBDLink()
+	link, err := d.link()
 	if err != nil {
 		return block.Wrap(block.Unsupported, err, "nbd driver")
 	}
@@ -108,7 +116,9 @@ func (d nbdDriver) healthy(ctx context.Context, s *state, executable string) err
 }
 
 func (d nbdDriver) down(ctx context.Context, s *state, _ bool) error {
-	// The monitor first: it would connect again what is disconnected here.
+	// The monitor first: it would connect again what is disconnected here. With
+	// TLS its relay goes with it, and the sockets die; what was to be written
+	// has been synced before.
 	if err := d.agent(s).stop(settleTimeout / 2); err != nil {
 		return err
 	}
@@ -116,7 +126,7 @@ func (d nbdDriver) down(ctx context.Context, s *state, _ bool) error {
 	if err != nil || !ok {
 		return err
 	}
-	link, err := openNBDLink()
+	link, err := d.link()
 	if err != nil {
 		return err
 	}

@@ -191,16 +191,14 @@ func encodeSockets(sockets []*os.File) func(*netlink.AttributeEncoder) error {
 	}
 }
 
-// socketFile is a descriptor of conn for the kernel; conn itself is closed.
+// socketFile is a descriptor of conn for the kernel; conn itself is closed. A
+// conn that speaks TLS is not, but relayed to.
 func socketFile(conn net.Conn) (*os.File, error) {
-	if _, isSocket := conn.(interface{ File() (*os.File, error) }); !isSocket {
+	c, isSocket := conn.(interface{ File() (*os.File, error) })
+	if !isSocket {
 		return relay(conn)
 	}
 	defer func() { _ = conn.Close() }()
-	c, ok := conn.(interface{ File() (*os.File, error) })
-	if !ok {
-		return nil, block.Errorf(block.Internal, "connection %T has no descriptor", conn)
-	}
 	f, err := c.File()
 	if err != nil {
 		return nil, block.Errorf(block.IO, "take the descriptor of a connection: %w", err)
