@@ -49,6 +49,7 @@ plant segment/sync.go 'return l.fail(err, fmt.Sprintf("sync segment %d", s.id))'
 plant segment/sync.go 'return l.fail(err, fmt.Sprintf("write segment %d at block %d", c.seg.id, c.pos))' 'return err' ./segment TestFaults
 plant volume/read.go 'es[i].Sum {' 'es[i].Sum && false {' ./check TestDamageAnywhere
 plant segment/sync.go 'err = f.SyncData()' '_ = f' ./volume TestCrashMatrix
+plant volume/write.go 'defer l.Lock(sp.first, sp.count).Unlock()' '' ./volume TestConcurrentHistories
 
 echo "$((n - bad)) of $n caught"
 [ "$bad" = 0 ] && [ "$n" -gt 0 ]
