@@ -59,6 +59,10 @@ bench: build ## measure the store, and the server beside nbdkit and qemu-nbd
 bench-depth: ## measure first and second reads of pages at depth 1 and 1,000, by turns
 	$(GO) test ./bench -run '^$$' -bench BenchmarkTouch -benchtime 1x -v
 
+.PHONY: bench-sweep
+bench-sweep: ## time snapshot, clone and delete over sizes, extents, depths and numbers of volumes
+	$(GO) test ./bench -run '^$$' -bench BenchmarkSweep -benchtime 1x -v
+
 .PHONY: bench-memory
 bench-memory: ## measure the heap with 100,000 volumes, 1,000 of them open
 	$(GO) test ./volume -count=1 -v -run TestMemoryIsBounded -memory.volumes 100000 -memory.open 1000 -memory.blocks 200
