@@ -70,7 +70,11 @@ func Init(dir, name string, valid time.Duration) (Issued, error) {
 	}
 	template.IsCA, template.BasicConstraintsValid, template.MaxPathLenZero = true, true, true
 	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-	return sign(dir, authorityName, template, nil, nil, false)
+	out, err := sign(dir, authorityName, template, nil, nil, false)
+	if block.Is(err, block.Exists) {
+		err = block.Errorf(block.Exists, "%w: want another directory", err)
+	}
+	return out, err
 }
 
 // Issue makes a certificate of the authority in dir, beside it.
@@ -112,7 +116,11 @@ func Issue(dir string, r Request) (Issued, error) {
 		}
 		template.URIs = []*url.URL{u}
 	}
-	return sign(dir, r.Name, template, ca, key, r.Renew)
+	out, err := sign(dir, r.Name, template, ca, key, r.Renew)
+	if block.Is(err, block.Exists) {
+		err = block.Errorf(block.Exists, "%w: want another name, or --renew to replace it", err)
+	}
+	return out, err
 }
 
 func checkRequest(r *Request) error {
@@ -198,7 +206,7 @@ func writeFile(path string, data []byte, mode fs.FileMode, replace bool) (err er
 		err = os.Link(f.Name(), path) // fails when there is one
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return block.Errorf(block.Exists, "%s exists already: want another name, or --renew to replace it", path)
+		return block.Errorf(block.Exists, "%s exists already", path)
 	}
 	if err != nil {
 		return fileError("write "+path, err)

@@ -73,7 +73,9 @@ func TestNBDDown(t *testing.T) {
 		}
 		d.open = func() (*nbdLink, error) { return newNBDLink(genltest.Dial(genltest.ServeFamily(testFamily, kernel))) }
 		must(t, d.down(t.Context(), s, false))
-		<-ended
+		if pid := d.agent(s).pid(); pid != 0 {
+			t.Errorf("connected %v: the monitor lives on", connected)
+		}
 		want := []string{"monitor ended", fmt.Sprintf("command %d of nbd3", nbdCmdDisconnect)}
 		if !connected {
 			want = nil

@@ -7,10 +7,22 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/certs"
 )
 
-const day = 24 * time.Hour
+const (
+	day     = 24 * time.Hour
+	maxDays = 36500 // a hundred years; many more overflow a duration
+)
+
+// validity is the time of --days.
+func validity(days int) (time.Duration, error) {
+	if days < 1 || days > maxDays {
+		return 0, block.Errorf(block.Invalid, "--days: want from 1 to %d days, got %d", maxDays, days)
+	}
+	return time.Duration(days) * day, nil
+}
 
 // certsJSON is what the certs commands answer.
 type certsJSON struct {
@@ -49,7 +61,11 @@ func (a *app) certsInit() *cobra.Command {
 		Long:    `init makes DIR/ca.crt and DIR/ca.key. An authority that is there is left alone.`,
 		Example: `  slackerctl certs init --dir pki`,
 		RunE: func(*cobra.Command, []string) error {
-			return a.issued(certs.Init(dir, "slacker-authority", time.Duration(days)*day))
+			valid, err := validity(days)
+			if err != nil {
+				return err
+			}
+			return a.issued(certs.Init(dir, "slacker-authority", valid))
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", ".", "`DIR` of the authority")
@@ -63,7 +79,11 @@ func (a *app) certsIssue(server bool) *cobra.Command {
 	var days int
 	cmd := &cobra.Command{Args: wantArgs(1, 1), DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			r.Name, r.Valid = args[0], time.Duration(days)*day
+			valid, err := validity(days)
+			if err != nil {
+				return err
+			}
+			r.Name, r.Valid = args[0], valid
 			if server && len(r.Hosts) == 0 {
 				r.Hosts = args
 			}
