@@ -50,8 +50,8 @@ type sample struct {
 }
 
 // measure puts a server under a load for a while.
-func measure(s *server, l load, o options) (m sample, err error) {
-	d := &drive{l: l, units: o.sizeBytes / uint64(l.bytes), latencies: make([]time.Duration, 0, 1<<16)}
+func measure(s *server, l load, sizeBytes uint64, each time.Duration) (m sample, err error) {
+	d := &drive{l: l, units: sizeBytes / uint64(l.bytes), latencies: make([]time.Duration, 0, 1<<16)}
 	began := time.Now()
 	d.random = rand.New(rand.NewPCG(uint64(began.UnixNano()), 1))
 	streams := make([]*stream, l.connections)
@@ -73,7 +73,7 @@ func measure(s *server, l load, o options) (m sample, err error) {
 		return m, err
 	}
 	began = time.Now()
-	if err := d.run(streams, began.Add(o.each)); err != nil {
+	if err := d.run(streams, began.Add(each)); err != nil {
 		return m, err
 	}
 	took := time.Since(began)

@@ -5,7 +5,9 @@
 // All servers run at once on unix sockets and take turns, round by round, under
 // the same load from the same client; the figures are medians of the rounds, and
 // ratios are formed within a round. The server's CPU time per operation is read
-// from the kernel.
+// from the kernel. Each load begins with a short round that is not counted: in a
+// virtual machine the first touch of a page of memory can cost more than all
+// that is measured here, and whoever comes first would pay it.
 //
 // The client shares the cores with the server, so it is made to cost little: one
 // thread, blocking system calls, many requests in one write and many replies in
@@ -38,6 +40,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the disks; a temporary one when empty")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds to take the median of")
 	flag.DurationVar(&o.each, "each", time.Second, "how long a server is under one load in a round")
+	flag.DurationVar(&o.warmUp, "warmup", 200*time.Millisecond, "how long before the rounds, not counted; 0 is not at all")
 	flag.IntVar(&o.depth, "depth", 50, "layers of the deep chains")
 	flag.Uint64Var(&o.sizeBytes, "size", 1<<30, "bytes of a disk")
 	flag.StringVar(&o.json, "json", "", "also write the figures to this `file`")
@@ -62,7 +65,7 @@ func main() {
 type options struct {
 	slackerd, dir, json string
 	rounds, depth       int
-	each                time.Duration
+	each, warmUp        time.Duration
 	sizeBytes           uint64
 	only, servers       *regexp.Regexp
 }
@@ -96,24 +99,9 @@ func run(ctx context.Context, o options) error {
 		if !o.only.MatchString(l.name) {
 			continue
 		}
-		row := make([]*figure, len(servers))
-		for i, s := range servers {
-			row[i] = &figure{Load: l.name, Server: s.name}
-		}
-		for round := range o.rounds {
-			for i, s := range servers {
-				fmt.Fprintf(os.Stderr, "\r%-40s round %d/%d  %-24s", l.name, round+1, o.rounds, s.name)
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				m, err := measure(s, l, o)
-				if err != nil {
-					return fmt.Errorf("%s on %s: %w", l.name, s.name, err)
-				}
-				f := row[i]
-				f.Rate, f.CPU = append(f.Rate, m.rate), append(f.CPU, m.cpuMicros)
-				f.P50, f.P99 = append(f.P50, m.p50Micros), append(f.P99, m.p99Micros)
-			}
+		row, err := take(ctx, o, l, servers)
+		if err != nil {
+			return err
 		}
 		figures = append(figures, row...)
 	}
@@ -128,6 +116,40 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	return print(figures)
+}
+
+// take puts the servers under one load in turn, round by round.
+func take(ctx context.Context, o options, l load, servers []*server) ([]*figure, error) {
+	row := make([]*figure, len(servers))
+	for i, s := range servers {
+		row[i] = &figure{Load: l.name, Server: s.name}
+	}
+	for round := 0; round <= o.rounds; round++ { // round 0 warms up
+		if round == 0 && o.warmUp == 0 {
+			continue
+		}
+		for i, s := range servers {
+			fmt.Fprintf(os.Stderr, "\r%-40s round %d/%d  %-24s", l.name, round, o.rounds, s.name)
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			each := o.each
+			if round == 0 {
+				each = o.warmUp
+			}
+			m, err := measure(s, l, o.sizeBytes, each)
+			if err != nil {
+				return nil, fmt.Errorf("%s on %s: %w", l.name, s.name, err)
+			}
+			if round == 0 {
+				continue
+			}
+			f := row[i]
+			f.Rate, f.CPU = append(f.Rate, m.rate), append(f.CPU, m.cpuMicros)
+			f.P50, f.P99 = append(f.P50, m.p50Micros), append(f.P99, m.p99Micros)
+		}
+	}
+	return row, nil
 }
 
 // print writes the medians, and how slacker compares, round by round.
