@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -257,6 +258,22 @@ func TestStateFilesAreChecked(t *testing.T) {
 		must(t, os.WriteFile(path, []byte(text), 0o600))
 		if _, err := d.load("v"); !block.Is(err, block.Corrupt) {
 			t.Errorf("state %.40q: %v", text, err)
+		}
+	}
+}
+
+// TestNoModuleNoModprobe: modprobe runs only where the list of modules has nbd.
+func TestNoModuleNoModprobe(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // running it leaves its mark in the error
+	for list, want := range map[string]string{"": "none in", "kernel/fs/ext4/ext4.ko:\n": "none in", "kernel/drivers/block/nbd.ko:\n": "modprobe nbd"} {
+		d := nbdDriver{sysfs: t.TempDir(), modules: t.TempDir()}
+		if list != "" {
+			if err := os.WriteFile(filepath.Join(d.modules, "modules.dep"), []byte(list), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.check(); !block.Is(err, block.Unsupported) || !strings.Contains(err.Error(), want) {
+			t.Errorf("modules %q: %v: want %q", list, err, want)
 		}
 	}
 }

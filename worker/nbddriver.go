@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -21,6 +22,9 @@ type nbdDriver struct {
 	store store
 	sysfs string                   // "" is /sys; tests have their own
 	open  func() (*nbdLink, error) // nil is openNBDLink; tests have their own
+	// modules is the directory of the running kernel's modules; "" is the usual
+	// one.
+	modules string
 }
 
 func (d nbdDriver) link() (*nbdLink, error) {
@@ -42,13 +46,9 @@ func (d nbdDriver) sys(elem ...string) string {
 
 func (d nbdDriver) check() error {
 	if _, err := os.Stat(d.sys("module", "nbd")); err != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), modprobeTimeout)
-		defer cancel()
-		out, err := exec.CommandContext(ctx, "modprobe", "nbd").CombinedOutput()
-		if err != nil {
-			release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-			return block.Errorf(block.Unsupported, "nbd driver: kernel %s has no module nbd (modprobe nbd: %.200s): install the Debian package linux-image-amd64, whose kernels have it, or use --driver fuse",
-				strings.TrimSpace(string(release)), strings.Join(strings.Fields(string(out)+" "+err.Error()), " "))
+		if why := d.loadModule(); why != "" {
+			return block.Errorf(block.Unsupported, "nbd driver: kernel %s has no module nbd (%s): install the Debian package linux-image-amd64, whose kernels have it, or use --driver fuse",
+				kernelRelease(), why)
 		}
 	}
 	link, err := d.link()
@@ -57,6 +57,32 @@ func (d nbdDriver) check() error {
 	}
 	link.close()
 	return nil
+}
+
+// loadModule loads the kernel module, and says why it could not. It runs no
+// modprobe when the list of modules shows that there is none: that would take a
+// good part of the time of an attach.
+func (d nbdDriver) loadModule() string {
+	dir := d.modules
+	if dir == "" {
+		dir = filepath.Join("/lib/modules", kernelRelease())
+	}
+	list, err := os.ReadFile(filepath.Join(dir, "modules.dep"))
+	if errGone(err) || err == nil && !bytes.Contains(list, []byte("/nbd.ko")) {
+		return "none in " + dir
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), modprobeTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "modprobe", "nbd").CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("modprobe nbd: %.200s", strings.Join(strings.Fields(string(out)+" "+err.Error()), " "))
+	}
+	return ""
+}
+
+func kernelRelease() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/osrelease") // "" then, in a message
+	return strings.TrimSpace(string(b))
 }
 
 func (d nbdDriver) up(ctx context.Context, s *state, executable string) error {
