@@ -89,6 +89,11 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+// withTLS are the flags of certificates, before others.
+func withTLS(args ...string) []string {
+	return append([]string{"--tls-ca", "/a", "--tls-cert", "/b", "--tls-key", "/c"}, args...)
+}
+
 func TestFaults(t *testing.T) {
 	for name, c := range map[string]struct {
 		file string
@@ -119,6 +124,13 @@ func TestFaults(t *testing.T) {
 		"in both":             {args: []string{"--nbd-listen", "unix:///x", "--api-listen", "unix:///x"}, want: []string{"server.api_listen (flag --api-listen): want another address than server.nbd_listen"}},
 		"limits disagree": {file: "nbd: {max_in_flight_bytes: 32MiB, max_total_bytes: 16MiB}", want: []string{
 			"nbd.max_in_flight_bytes (file F): want at least twice nbd.max_request", "nbd.max_total_bytes (file F)"}},
+		"TLS word":          {args: []string{"--tls-api", "allow"}, want: []string{`tls.api (flag --tls-api): want one of off, require, got "allow"`}},
+		"TLS file":          {args: []string{"--tls-key", "server.key"}, want: []string{`tls.key_file (flag --tls-key): want an absolute path, or nothing without TLS, got "server.key"`}},
+		"TLS without files": {args: []string{"--tls-nbd", "require"}, want: []string{"tls.cert_file (default): want tls.ca_file, tls.cert_file and tls.key_file with TLS"}},
+		"TLS with half":     {args: []string{"--tls-api", "require", "--tls-ca", "/a", "--tls-cert", "/b"}, want: []string{`tls.cert_file (flag --tls-cert): want tls.ca_file`}},
+		"TLS is a choice":   {args: withTLS("--tls-nbd", "allow", "--nbd-listen", "tcp://:1"), want: []string{"server.nbd_listen (flag --nbd-listen): want an address of the loopback interface, since plaintext is accepted there"}},
+		"TLS of the other":  {args: withTLS("--tls-nbd", "require", "--api-listen", "tcp://:1"), want: []string{"server.api_listen (flag --api-listen): want an address of the loopback interface"}},
+		"rule":              {env: [2]string{"SLACKER_ACCESS_RULES", "cn=a admin **,cn=b reed x"}, want: []string{`access.rules (environment SLACKER_ACCESS_RULES): `}},
 		"all at once": {file: "log: {level: loud}\nx: 1\n", env: [2]string{"SLACKER_X", "1"}, args: []string{"--data-dir", "."}, want: []string{
 			"x (file F)", "SLACKER_X", "server.data_dir", "log.level"}},
 	} {
@@ -175,6 +187,12 @@ func write(t *testing.T, dir, text string) string {
 		t.Fatal(err)
 	}
 	return f.Name()
+}
+
+func TestTLSPermitsOpenAddresses(t *testing.T) {
+	if _, err := load(t, "", withTLS("--tls-nbd", "require", "--tls-api", "require", "--nbd-listen", "tcp://:1", "--api-listen", "tcp://:2")...); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestInsecureAddressCanBeAllowed(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,6 +115,39 @@ func nbdOfSecureServer(ctx context.Context, t *testing.T, addr string, secure fu
 	}
 	if len(texts) == 2 && texts[0] != texts[1] {
 		t.Errorf("the refusal tells whether a volume exists: %q", texts)
+	}
+}
+
+// TestBadTLSFiles: a server that cannot have the TLS that was asked for does
+// not serve, and says why.
+func TestBadTLSFiles(t *testing.T) {
+	dir := shortDir(t)
+	_, err := certs.Init(dir, "authority", time.Hour)
+	for _, name := range []string{"a", "b", "open"} {
+		_, ierr := certs.Issue(dir, certs.Request{Name: name, Hosts: []string{"127.0.0.1"}, Valid: time.Minute})
+		err = errors.Join(err, ierr)
+	}
+	if err := errors.Join(err, os.Chmod(filepath.Join(dir, "open.key"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		ca, cert, key string
+		status        int
+		want          string
+	}{
+		"no file":        {"ca.crt", "none.crt", "a.key", 3, "none.crt"},
+		"another's key":  {"ca.crt", "a.crt", "b.key", 2, "does not match"},
+		"an open key":    {"ca.crt", "open.crt", "open.key", 11, "open.key"},
+		"no authority":   {"a.key", "a.crt", "a.key", 2, "want certificates in PEM"},
+		"no certificate": {"ca.crt", "a.key", "a.key", 2, "a.key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, stderr, status := runCommand(t, serveArgs(filepath.Join(dir, "data"), "--tls-nbd", "require", "--tls-ca", filepath.Join(dir, c.ca),
+				"--tls-cert", filepath.Join(dir, c.cert), "--tls-key", filepath.Join(dir, c.key))...)
+			if status != c.status || !strings.Contains(stderr, c.want) || strings.Contains(stderr, "PRIVATE") {
+				t.Errorf("status %d, want %d and %q in:\n%s", status, c.status, c.want, stderr)
+			}
+		})
 	}
 }
 
