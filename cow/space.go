@@ -1,12 +1,6 @@
 package cow
 
-import (
-	"context"
-	"errors"
-	"math/bits"
-
-	"github.com/RoaringBitmap/roaring/v2"
-)
+import "math/bits"
 
 // mask is a set of blocks of a page.
 type mask [PageBlocks / 64]uint64
@@ -16,6 +10,20 @@ func (m mask) has(i int) bool { return m[i>>6]&(1<<(i&63)) != 0 }
 func (m mask) minus(o mask) mask {
 	for i := range m {
 		m[i] &^= o[i]
+	}
+	return m
+}
+
+func (m mask) and(o mask) mask {
+	for i := range m {
+		m[i] &= o[i]
+	}
+	return m
+}
+
+func (m mask) not() mask {
+	for i := range m {
+		m[i] = ^m[i]
 	}
 	return m
 }
@@ -58,8 +66,17 @@ func (v *view) own(l *Layer) (*ownPage, error) {
 	if o := v.pages[l]; o != nil {
 		return o, nil
 	}
+	o, err := v.t.db.ownPage(l.mapID, v.pageNo)
+	if err == nil {
+		v.pages[l] = o
+	}
+	return o, err
+}
+
+// ownPage reads the entries that a map holds in a page.
+func (d *DB) ownPage(m MapID, pageNo uint32) (*ownPage, error) {
 	o := &ownPage{}
-	if _, err := v.t.db.loadPage(l.mapID, v.pageNo, &o.page); err != nil {
+	if _, err := d.loadPage(m, pageNo, &o.page); err != nil {
 		return nil, err
 	}
 	o.present = o.page.own
@@ -68,7 +85,6 @@ func (v *view) own(l *Layer) (*ownPage, error) {
 			o.data[i>>6] |= 1 << (i & 63)
 		}
 	}
-	v.pages[l] = o
 	return o, nil
 }
 
@@ -106,95 +122,4 @@ func (v *view) seenBelow(l *Layer, m mask, wanted func(*Layer) bool) (seen mask,
 		}
 	}
 	return seen, nil
-}
-
-// Usage counts blocks.
-type Usage struct {
-	Logical   uint64 // data blocks that one of the layers sees
-	Exclusive uint64 // of these, seen by no other named layer: what removing them all would free
-}
-
-// Usage counts what the named layers ls hold together. Changes that are not
-// committed do not count. It takes time in proportion to the pages that they
-// and their ancestors hold.
-func (t *Tree) Usage(ctx context.Context, ls []*Layer) (u Usage, err error) {
-	inSet := map[*Layer]int{}
-	for _, l := range ls {
-		inSet[l]++
-	}
-	chain, pages, err := t.chainPages(ctx, ls)
-	if err != nil {
-		return u, err
-	}
-	for it := pages.Iterator(); it.HasNext(); {
-		if err := ctx.Err(); err != nil {
-			return u, err
-		}
-		if err := t.usagePage(it.Next(), chain, inSet, &u); err != nil {
-			return u, err
-		}
-	}
-	return u, nil
-}
-
-// chainPages returns the layers ls with their ancestors, and the pages that they
-// hold, all as of one moment: a layer merge moves pages from map to map, and
-// would hide them from a walk of one map after the other.
-func (t *Tree) chainPages(ctx context.Context, ls []*Layer) (chain map[*Layer]bool, pages *roaring.Bitmap, err error) {
-	chain, pages = map[*Layer]bool{}, roaring.New()
-	var maps []MapID
-	t.mu.RLock()
-	for _, l := range ls {
-		for a := l; a != nil && !chain[a]; a = a.parent {
-			chain[a] = true
-			maps = append(maps, a.mapID)
-		}
-	}
-	d := &DB{pdb: t.db.pdb, view: t.db.pdb.NewSnapshot()}
-	t.mu.RUnlock()
-	defer func() { err = errors.Join(err, d.view.Close()) }()
-	for _, m := range maps {
-		own, err := d.pagesOf(ctx, m)
-		if err != nil {
-			return nil, nil, err
-		}
-		pages.AddMany(own)
-	}
-	return chain, pages, nil
-}
-
-func (t *Tree) usagePage(pageNo uint32, chain map[*Layer]bool, inSet map[*Layer]int, u *Usage) error {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	mine := func(l *Layer) bool { return inSet[l] > 0 }
-	others := func(l *Layer) bool { return l.names > inSet[l] }
-	v := t.newView(pageNo)
-	for a := range chain {
-		o, err := v.own(a)
-		if err != nil {
-			return err
-		}
-		held, err := v.seen(a, o.data, mine)
-		if err != nil {
-			return err
-		}
-		if held.empty() {
-			continue
-		}
-		shared, err := v.seen(a, held, others)
-		if err != nil {
-			return err
-		}
-		u.Logical += uint64(held.count())
-		u.Exclusive += uint64(held.minus(shared).count())
-	}
-	return nil
-}
-
-// seen is seenBelow with l itself.
-func (v *view) seen(l *Layer, m mask, wanted func(*Layer) bool) (mask, error) {
-	if m.empty() || wanted(l) {
-		return m, nil
-	}
-	return v.seenBelow(l, m, wanted)
 }

@@ -227,8 +227,11 @@ func TestUsage(t *testing.T) {
 			chains[l] = append([]*Layer{l}, chains[parent]...)
 			layers = append(layers, l)
 			x.random(r, l, 3)
-			if r.IntN(3) == 0 {
+			switch r.IntN(6) {
+			case 0, 1:
 				x.tree.Name(l, -1)
+			case 2:
+				x.tree.Name(l, 1)
 			}
 		}
 		seen := func(ls []*Layer) map[block.Addr]bool {
@@ -250,7 +253,8 @@ func TestUsage(t *testing.T) {
 				}
 				if (i+n)%3 == 0 {
 					set = append(set, l)
-				} else {
+				}
+				if (i+n)%3 != 0 || l.names > 1 {
 					others = append(others, l)
 				}
 			}
