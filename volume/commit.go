@@ -11,14 +11,9 @@ import (
 	"go.uber.org/zap"
 )
 
-const (
-	// commitAt is how many pages may have changes that are not committed before
-	// a commit is started early, at the most.
-	commitAt = 8 << 10
-	// queueShare is the part of the page cache, as its inverse, that such pages
-	// may take.
-	queueShare = 2
-)
+// queueShare is the part of the page cache, as its inverse, that pages with
+// changes which are not committed may take.
+const queueShare = 2
 
 // queue holds the changes that are not in the map yet, in the order of the log.
 type queue struct {
@@ -40,7 +35,9 @@ func (q *queue) init() {
 // bound sizes the queue for a cache of so many pages. It comes before add.
 func (q *queue) bound(cachePages int) {
 	q.maxPages = cachePages / queueShare
-	q.commitAt = min(commitAt, q.maxPages/4)
+	// Few large commits beat many small ones: each syncs the log, and changes of
+	// one page meet in it. What is left is for writes that come meanwhile.
+	q.commitAt = q.maxPages * 3 / 4
 }
 
 // add is called in the order of the log, under the log's lock.
