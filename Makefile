@@ -56,8 +56,8 @@ bench: build ## measure the store, and the server beside nbdkit and qemu-nbd
 	$(GO) run ./bench/nbdpeers -slackerd bin/slackerd
 
 .PHONY: bench-depth
-bench-depth: ## measure first and second reads of pages at depth 1 and 1,000, by turns
-	$(GO) test ./bench -run '^$$' -bench BenchmarkTouch -benchtime 1x -v
+bench-depth: ## measure first, second and random reads at depth 1 and 1,000, by turns
+	$(GO) test ./bench -run '^$$' -bench 'BenchmarkTouch|BenchmarkDepth' -benchtime 1x -v
 
 .PHONY: bench-sweep
 bench-sweep: ## time snapshot, clone and delete over sizes, extents, depths and numbers of volumes

@@ -106,6 +106,9 @@ func (p *sweepPoint) fill(b *testing.B) {
 		ok(b, d.WriteAt(ctx, buf, i*(p.Size*gib/uint64(p.Extents)/block.Size)*block.Size, false))
 	}
 	ok(b, d.Close())
+	if i, err := p.s.Get(ctx, "v"); err != nil || i.HeadBytes != uint64(p.Extents)*block.Size {
+		b.Fatalf("the volume has %d bytes, want %d extents of a block (%v)", i.HeadBytes, p.Extents, err)
+	}
 	for i := range p.Depth - 1 {
 		_, err := p.s.Snapshot(ctx, "v", fmt.Sprintf("s%d", i))
 		ok(b, err)
