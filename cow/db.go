@@ -53,7 +53,7 @@ type DB struct {
 
 // Open opens the store in o.Dir, making it when it is empty.
 func Open(o Options) (*DB, error) {
-	faults := &faultLogger{log: o.Logger, onFault: o.OnFault}
+	faults := &faultLogger{log: o.Logger, onFault: o.OnFault, failing: make(chan error, 1)}
 	cache := pebble.NewCache(o.CacheBytes)
 	defer cache.Unref()
 	po := &pebble.Options{
@@ -126,12 +126,21 @@ func (d *DB) Format() uint32 { return d.format }
 
 // Settle moves everything committed to tables. It precedes a clean Close: damage
 // at the end of Pebble's log cannot be told from a write that a crash cut short,
-// damage of a table can.
+// damage of a table can. Pebble tries a failing flush again and again; the first
+// failure ends the wait for it, and everything committed is still in the log.
 func (d *DB) Settle() error {
-	if err := d.pdb.Flush(); err != nil {
-		return block.Errorf(block.IO, "settle extent map: %w", err)
+	select {
+	case <-d.faults.failing: // of earlier
+	default:
 	}
-	return nil
+	flushed, err := d.pdb.AsyncFlush()
+	if err == nil {
+		select {
+		case <-flushed:
+		case err = <-d.faults.failing:
+		}
+	}
+	return block.Wrap(block.IO, err, "settle extent map")
 }
 
 // Close closes the store. What was committed without sync may be lost by a
@@ -284,6 +293,7 @@ type faultLogger struct {
 	log     *zap.Logger
 	onFault func(error)
 	once    sync.Once
+	failing chan error // holds the first of the background errors not looked at
 }
 
 func (l *faultLogger) fault(err error) {
@@ -296,6 +306,10 @@ func (l *faultLogger) fault(err error) {
 
 func (l *faultLogger) background(err error) {
 	l.log.Warn("extent map: background error", zap.Error(err))
+	select {
+	case l.failing <- err:
+	default:
+	}
 }
 
 // corruption passes on what Pebble found damaged. The read that met it returns
