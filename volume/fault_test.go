@@ -72,7 +72,7 @@ func (c *script) refuses(t *testing.T, at int) {
 }
 
 // ofLog says whether an operation is one of the log's. Where Pebble's own fail
-// it cannot go on, and the process ends: that is what the crash matrix tests.
+// the process may end: TestMapFaultAtEveryOperation.
 func ofLog(op errorfs.Op) bool { return strings.Contains(op.Path, "segments") }
 
 // TestFaultAtEveryOperation fails the first, second, third ... operation of the

@@ -1,0 +1,185 @@
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+const (
+	mapFaultFrom    = "SLACKER_TEST_MAP_FAULT_FROM" // makes the test the child that starts there
+	mapFaultLasting = "SLACKER_TEST_MAP_FAULT_LASTING"
+	mapFaultRuns    = 25 // of a child, which keeps what dead stores hold
+	mapFaultLimit   = 20 * time.Second
+)
+
+// atFatal returns a logger that calls end where the extent map logs that it
+// cannot go on. That is where the process ends, so end must not return.
+func atFatal(end func()) *zap.Logger {
+	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(io.Discard), zap.ErrorLevel)
+	return zap.New(core, zap.Hooks(func(e zapcore.Entry) error {
+		if e.Message == "extent map cannot go on" {
+			end()
+		}
+		return nil
+	}))
+}
+
+// panics says whether Pebble panics, without a word to its logger, when op
+// fails: where it syncs the directory of a marker, and where it goes on to its
+// next log, some of which its other goroutines do.
+func panics(op errorfs.Op) bool {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, strings.HasSuffix(op.Path, ".log"))]
+	return op.Kind == errorfs.OpFileSync && bytes.Contains(stacks, []byte("atomicfs.(*Marker).Move")) ||
+		bytes.Contains(stacks, []byte("pebble/v2.(*DB).rotateWAL"))
+}
+
+// mapFaultRun runs the script with operation number at of the files other than
+// the log's failing, once or from then on. When the process would end, it
+// stands still there, and is looked at as it is: with all that was written and
+// with what a power cut leaves.
+func mapFaultRun(t *testing.T, at int, lasting bool) (done, ended, failed bool) {
+	mem := vfs.NewCrashableMem()
+	fatal := make(chan struct{}, 16)
+	end := func() {
+		fatal <- struct{}{}
+		select {}
+	}
+	logger := atFatal(end)
+	c := &script{e: expectation{map[string][]cell{}, map[string]bool{}}, open: func(fs vfs.FS) (*Store, error) {
+		o := testOptions(t, fs)
+		o.Logger = logger
+		return Open(o)
+	}}
+	var seen atomic.Int64
+	var where atomic.Value
+	where.Store("")
+	c.fs = errorfs.Wrap(mem, &opCounter{before: func(_ int, op errorfs.Op) error {
+		if ofLog(op) {
+			return nil
+		}
+		n := int(seen.Add(1))
+		if n == at {
+			where.Store(fmt.Sprintf("%v of %s", op.Kind, op.Path))
+		}
+		if n == at || lasting && n > at {
+			if panics(op) {
+				end()
+			}
+			return errors.New("planted")
+		}
+		return nil
+	}})
+	result := make(chan error, 1)
+	go func() {
+		err := c.run()
+		if c.s != nil && err != nil && c.s.Fault() != nil {
+			c.refuses(t, at)
+		}
+		if c.s != nil {
+			_ = c.s.Close() // the store may be fenced
+		}
+		result <- err
+	}()
+	var err error
+	select {
+	case err = <-result:
+	case <-fatal:
+		ended = true
+	case <-time.After(mapFaultLimit):
+		t.Errorf("operation %d failing (%s, lasting %v): neither done nor ended after %v", at, where.Load(), lasting, mapFaultLimit)
+		return false, false, false
+	}
+	for _, percent := range []int{0, 100} {
+		e := c.expected()
+		cut := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(uint64(at), 1))})
+		if oerr := recoverOnce(t, cut, e.allow(c.expected())); oerr != nil {
+			t.Errorf("operation %d failing (%s, lasting %v, script: %v, process ended: %v), then a crash that keeps %d %%: reopened: %v",
+				at, where.Load(), lasting, err, ended, percent, oerr)
+		}
+	}
+	return where.Load() == "", ended, err != nil
+}
+
+// TestMapFaultAtEveryOperation fails each operation of the files of the extent
+// map (Pebble's log, manifest, tables, markers, directories) and of the store's
+// directory, until the script completes: what was acknowledged is there when
+// the store is opened without the fault, and it is sound. Where Pebble cannot go
+// on the process ends; the runs are in children, which stop there.
+func TestMapFaultAtEveryOperation(t *testing.T) {
+	if os.Getenv(mapFaultFrom) != "" {
+		mapFaultChild(t)
+	}
+	for _, lasting := range []string{"false", "true"} {
+		ended, failed := 0, 0
+		for next := "1"; next != "done"; {
+			cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", fmt.Sprintf("-crash.full=%v", *crashFull))
+			cmd.Env = append(os.Environ(), mapFaultFrom+"="+next, mapFaultLasting+"="+lasting)
+			out, err := cmd.CombinedOutput()
+			at := bytes.LastIndex(out, []byte("\nnext "))
+			if err != nil || at < 0 {
+				t.Fatalf("runs from %s, lasting %s: %v\n%s", next, lasting, err, out)
+			}
+			var e, f int
+			if _, err := fmt.Sscanf(string(out[at+1:]), "next %s %d %d", &next, &e, &f); err != nil {
+				t.Fatalf("%v in %q", err, out[at:])
+			}
+			ended, failed = ended+e, failed+f
+		}
+		t.Logf("lasting %s: %d runs ended the process, %d failed", lasting, ended, failed)
+		if ended == 0 || failed == 0 {
+			t.Errorf("lasting %s: %d runs ended the process and %d failed: want some of both", lasting, ended, failed)
+		}
+	}
+}
+
+// mapFaultChild does some of the runs and exits: dead stores cannot be closed.
+func mapFaultChild(t *testing.T) {
+	at, err := strconv.Atoi(os.Getenv(mapFaultFrom))
+	mustDo(t, err)
+	step := 11
+	if *crashFull {
+		step = 1
+	}
+	next := ""
+	endings, failures := 0, 0
+	for range mapFaultRuns {
+		done, ended, failed := mapFaultRun(t, at, strings.HasPrefix(os.Getenv(mapFaultLasting), "t"))
+		if t.Failed() {
+			os.Exit(1)
+		}
+		if done {
+			next = "done"
+			break
+		}
+		if ended {
+			endings++
+		}
+		if failed {
+			failures++
+		}
+		at += step
+		next = strconv.Itoa(at)
+		if ended { // its goroutines stand where panics would look
+			break
+		}
+	}
+	fmt.Printf("\nnext %s %d %d\n", next, endings, failures)
+	os.Exit(0)
+}
