@@ -116,6 +116,7 @@ func (t *Tree) Remove(ctx context.Context, l *Layer, flush Flush) (freed uint64,
 	for _, id := range gone {
 		delete(t.merged, id)
 	}
+	delete(t.into, l.ID)
 	t.mu.Unlock()
 	t.counts.Lock()
 	delete(t.counts.data, m)
@@ -170,15 +171,21 @@ func (t *Tree) mapOf(l *Layer) MapID {
 }
 
 // forwardsTo lists the layers whose merges lead to the layer.
-func (t *Tree) forwardsTo(id block.LayerID) (from []block.LayerID) {
+func (t *Tree) forwardsTo(id block.LayerID) []block.LayerID {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	for f := range t.merged {
-		if l, _ := t.resolve(f); l != nil && l.ID == id {
-			from = append(from, f)
-		}
+	return t.into[id]
+}
+
+// forward notes under mu that from was merged into the layer to.
+func (t *Tree) forward(from, to block.LayerID) {
+	t.merged[from] = to
+	less, more := t.into[from], t.into[to]
+	if len(less) > len(more) {
+		less, more = more, less
 	}
-	return from
+	delete(t.into, from)
+	t.into[to] = append(append(more, less...), from)
 }
 
 // Merge merges the unnamed layer w with its only child, which keeps its number
@@ -371,7 +378,7 @@ func (f *fold) unlink() (emptied MapID, err error) {
 	}
 	delete(t.layers, w.ID)
 	delete(t.unnamed, w)
-	t.merged[w.ID] = u.ID
+	t.forward(w.ID, u.ID)
 	return emptied, nil
 }
 

@@ -60,7 +60,9 @@ type Tree struct {
 	// into it: the log's records keep the number of the layer they were written
 	// for.
 	merged map[block.LayerID]block.LayerID
-	book   spanBook
+	// into is the other way round: by layer, all that were merged into it.
+	into map[block.LayerID][]block.LayerID
+	book spanBook
 
 	counts struct {
 		sync.Mutex
@@ -73,7 +75,8 @@ type Tree struct {
 // NewTree links the layers of a catalog and checks that they hang together.
 // cacheBytes bounds the pages kept in memory. Close ends it.
 func NewTree(db *DB, c *Catalog, cacheBytes int64) (*Tree, error) {
-	t := &Tree{db: db, layers: make(map[block.LayerID]*Layer, len(c.Layers)), unnamed: map[*Layer]struct{}{}, merged: c.Merged}
+	t := &Tree{db: db, layers: make(map[block.LayerID]*Layer, len(c.Layers)), unnamed: map[*Layer]struct{}{}, merged: c.Merged,
+		into: map[block.LayerID][]block.LayerID{}}
 	t.cache = newCache(cacheBytes, &t.committed)
 	t.book.limit = cacheBytes / spanShare
 	t.book.ctx, t.book.stop = context.WithCancel(context.Background())
@@ -101,6 +104,11 @@ func NewTree(db *DB, c *Catalog, cacheBytes int64) (*Tree, error) {
 		}
 		t.layers[r.ID].parent = p
 		p.addKid(t.layers[r.ID])
+	}
+	for from := range t.merged {
+		if l, _ := t.resolve(from); l != nil {
+			t.into[l.ID] = append(t.into[l.ID], from)
+		}
 	}
 	return t, nil
 }
