@@ -17,9 +17,7 @@
 package gc
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -227,99 +225,6 @@ func (r *run) forks(ctx context.Context) error {
 		r.progress("shared layers", uint64(i), uint64(len(forks)), "layers")
 		_, err := r.s.Tree().Sweep(ctx, l, r.s.Flush)
 		if err := r.fault(ctx, fmt.Sprintf("layer %d", l.ID), err); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// segments deletes the dead segments and empties those with little life.
-func (r *run) segments(ctx context.Context) error {
-	if err := r.drop(ctx); err != nil {
-		return err
-	}
-	var poor []segment.Info
-	for _, g := range r.s.Log().Segments() {
-		if !g.Active && float64(r.s.Tree().Live(g.ID)) < r.o.CleanBelow*float64(g.Bytes/block.Size) {
-			poor = append(poor, g)
-		}
-	}
-	slices.SortFunc(poor, func(a, b segment.Info) int { return cmp.Compare(r.s.Tree().Live(a.ID), r.s.Tree().Live(b.ID)) })
-	for i, g := range poor {
-		r.progress("segments", uint64(i), uint64(len(poor)), "segments")
-		err := r.clean(ctx, g.ID)
-		if errors.Is(err, segment.ErrGone) {
-			continue // it died, and went with the one before
-		}
-		if err == nil {
-			err = r.drop(ctx)
-		}
-		if err := r.fault(ctx, fmt.Sprintf("segment %d", g.ID), err); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// clean moves what lives in a segment to the end of the log.
-func (r *run) clean(ctx context.Context, id block.SegmentID) error {
-	var faults []error
-	err := r.s.Log().Scan(ctx, id, func(rec segment.Record) error {
-		if rec.Kind == segment.Zero {
-			return nil
-		}
-		l := r.s.Tree().Layer(rec.Layer)
-		if l == nil {
-			return nil
-		}
-		_, err := r.s.Relocate(l, rec.First, rec.Count, rec.Addr)
-		if block.Is(err, block.Corrupt) {
-			faults = append(faults, err)
-			return nil
-		}
-		return err
-	})
-	return errors.Join(append(faults, err)...)
-}
-
-// drop deletes the segments that nothing needs, at once and not with the next
-// collection: a stream of overwrites can then use their files again.
-func (c *Collector) drop(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, g := range c.s.Log().Segments() {
-		if !g.Active && c.s.Tree().Live(g.ID) == 0 {
-			return (&run{Collector: c}).drop(ctx)
-		}
-	}
-	return nil
-}
-
-// drop deletes the segments that nothing needs (G1). What is counted in memory
-// may be ahead of what is durable, so the order matters: after the first flush
-// no entry is on its way any more that names a segment which was full before
-// it; one without life stays so, and after the second flush the map knows it
-// and is replayed from a later place.
-func (r *run) drop(ctx context.Context) error {
-	pos, _ := r.s.Log().DurablePos()
-	sealed := r.s.Log().Segments()
-	if err := r.s.Flush(ctx); err != nil {
-		return err
-	}
-	dead := slices.DeleteFunc(sealed, func(g segment.Info) bool {
-		return g.Active || g.ID >= pos.Segment || r.s.Tree().Live(g.ID) != 0
-	})
-	if len(dead) == 0 {
-		return nil
-	}
-	if err := r.s.Flush(ctx); err != nil {
-		return err
-	}
-	for _, g := range dead {
-		if err := r.s.ForgetSegment(g.ID); err != nil {
-			return err
-		}
-		if err := r.s.Log().Delete(g.ID); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"errors"
+
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/cow"
 	"github.com/slackerd/slacker/segment"
@@ -9,7 +11,8 @@ import (
 // Relocate moves those of the count blocks from first on, which a record of the
 // log placed at addr for layer l, that are still there, to the end of the log,
 // and returns how many those were. It may run beside everything else. A block
-// that does not verify stays where it is, and is an error.
+// that cannot be read or does not verify stays where it is, and is an error; the
+// others move all the same.
 func (s *Store) Relocate(l *cow.Layer, first block.Index, count uint32, addr block.Addr) (moved uint32, err error) {
 	if err := s.Fault(); err != nil {
 		return 0, err
@@ -24,19 +27,29 @@ func (s *Store) Relocate(l *cow.Layer, first block.Index, count uint32, addr blo
 	}
 	defer pin.Release()
 	w := &writer{s: s, l: l, pin: pin, moved: true}
+	var bad []error
 	for i := uint32(0); i < count; {
 		n := stillAt(pin, first+block.Index(i), count-i, addr+block.Addr(i))
 		if n == 0 {
 			i++
 			continue
 		}
-		if err := w.relocate(first+block.Index(i), n, addr+block.Addr(i)); err != nil {
-			return moved, err
+		p, sums, err := w.readOwn(first+block.Index(i), n)
+		for ; err != nil && n > 1; p, sums, err = w.readOwn(first+block.Index(i), n) {
+			n /= 2
+		}
+		if err != nil {
+			bad = append(bad, err)
+			i++
+			continue
+		}
+		if err := w.append(segment.Record{Kind: segment.Move, First: first + block.Index(i), Count: n, Sums: sums, Old: addr + block.Addr(i)}, p); err != nil {
+			return moved, errors.Join(append(bad, err)...)
 		}
 		moved += n
 		i += n
 	}
-	return moved, nil
+	return moved, errors.Join(bad...)
 }
 
 // stillAt returns how many of at most count own entries from first on are at addr.
@@ -51,18 +64,16 @@ func stillAt(pin *cow.Pin, first block.Index, count uint32, addr block.Addr) (n 
 	return n
 }
 
-func (w *writer) relocate(first block.Index, count uint32, addr block.Addr) error {
+// readOwn reads own entries of the layer at consecutive addresses.
+func (w *writer) readOwn(first block.Index, count uint32) (p []byte, sums []uint32, err error) {
 	es := make([]cow.Entry, count)
-	sums := make([]uint32, count)
+	sums = make([]uint32, count)
 	for i := range es {
 		es[i], _ = w.pin.Entry(first + block.Index(i))
 		sums[i] = es[i].Sum
 	}
-	p := make([]byte, int(count)*block.Size)
-	if err := w.s.readData(es, first, p); err != nil {
-		return err
-	}
-	return w.append(segment.Record{Kind: segment.Move, First: first, Count: count, Sums: sums, Old: addr}, p)
+	p = make([]byte, int(count)*block.Size)
+	return p, sums, w.s.readData(es, first, p)
 }
 
 // ForgetSegment durably drops the counter of a segment in which nothing lives.
