@@ -131,6 +131,7 @@ func (w *walk) again(ctx context.Context, r *ref, was cow.Entry) (bool, error) {
 			return false, nil // overwritten, or deleted
 		}
 		if e == was {
+			r.bad = segment.FileName(e.Addr.Segment()) + ": " + r.bad
 			return true, nil
 		}
 		err = w.o.Log.ReadAt(e.Addr, b)

@@ -22,6 +22,8 @@
 //   - [Replay]: a replay point that the log does not have.
 //   - [Data]: a live block whose bytes do not verify, or cannot be read.
 //
+// What is wrong in a segment is reported with the name of its file.
+//
 // Segments that nothing needs are no damage: the garbage collector deletes
 // them. They are passed to Options.Orphan.
 package check

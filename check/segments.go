@@ -41,7 +41,7 @@ func (w *walk) segments(ctx context.Context) error {
 	}
 	for _, id := range w.o.Log.Unreadable() {
 		if w.live[id] == 0 {
-			w.report(Segment, fmt.Sprintf("segment %d", id), nil, "its header does not verify; nothing in use is in it")
+			w.report(Segment, segmentObject(id), nil, "its header does not verify; nothing in use is in it")
 		}
 		ids[id] += 0
 	}
@@ -71,6 +71,10 @@ func (w *walk) segments(ctx context.Context) error {
 	}
 	w.o.Progress(total, total, "blocks")
 	return nil
+}
+
+func segmentObject(id block.SegmentID) string {
+	return fmt.Sprintf("segment %d (%s)", id, segment.FileName(id))
 }
 
 // gather collects the entries that name the segments, in order of their place.
@@ -120,7 +124,7 @@ func (w *walk) segment(ctx context.Context, id block.SegmentID, infos map[block.
 			refs[i].kind, refs[i].bad = Entry, fmt.Sprintf("it names block %d of segment %d, which does not exist", refs[i].at, id)
 		}
 	default:
-		w.report(Segment, fmt.Sprintf("segment %d", id), w.viewers(refs[c.reached:]), "%v", err)
+		w.report(Segment, segmentObject(id), w.viewers(refs[c.reached:]), "%v", err)
 	}
 	if w.o.Data {
 		if err := w.data(ctx, id, refs); err != nil {

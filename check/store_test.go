@@ -32,6 +32,7 @@ type fixture struct {
 	// damage to the very end of a log cannot be told from a crash.
 	older content
 	last  string
+	past  []*vfs.MemFS // what was durable at earlier moments
 }
 
 func fill(b []byte, tag uint64) {
@@ -112,9 +113,15 @@ func (b *builder) collect() {
 // not closed but lost its power.
 func build(t testing.TB, cut bool) *fixture {
 	t.Helper()
+	return buildFrom(t, cut, 0)
+}
+
+// buildFrom is build with other data: blocks have the tags after the given one.
+func buildFrom(t testing.TB, cut bool, tag uint64) *fixture {
+	t.Helper()
 	ctx := context.Background()
 	fs := vfs.NewCrashableMem()
-	b := &builder{t: t, s: must[*volume.Store](t)(volume.Open(options(fs))), c: content{}}
+	b := &builder{t: t, s: must[*volume.Store](t)(volume.Open(options(fs))), c: content{}, next: tag}
 	for _, name := range []string{"base", "own"} {
 		must[volume.Info](t)(b.s.Create(ctx, name, volumeBlocks*block.Size))
 		b.c[name] = make([]uint64, volumeBlocks)
@@ -131,19 +138,21 @@ func build(t testing.TB, cut bool) *fixture {
 	b.write("base", 0, 60)
 	mustDo(t, b.s.DeleteSnapshot(ctx, "base", "s0"))
 	delete(b.c, "base@s0")
+	past := []*vfs.MemFS{fs.CrashClone(vfs.CrashCloneCfg{})}
 	b.collect()
 	mustDo(t, b.s.Close())
 	b.s = must[*volume.Store](t)(volume.Open(options(fs)))
 	b.snapshot("right", "r1")
 	older := content{"left": slices.Clone(b.c["left"]), "own": slices.Clone(b.c["own"])}
 	b.write("own", 400, 100)
+	past = append(past, fs.CrashClone(vfs.CrashCloneCfg{}))
 	b.write("left", 0, 30)
-	killed := &fixture{fs.CrashClone(vfs.CrashCloneCfg{}), b.c, older, "right@r1"}
+	killed := &fixture{fs.CrashClone(vfs.CrashCloneCfg{}), b.c, older, "right@r1", past}
 	mustDo(t, b.s.Close())
 	if cut {
 		return killed
 	}
-	return &fixture{fs, b.c, nil, ""}
+	return &fixture{fs, b.c, nil, "", past}
 }
 
 // clone copies the store, so that a test may damage it.

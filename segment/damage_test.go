@@ -59,7 +59,7 @@ func buildWorld(t *testing.T, mem *vfs.MemFS, rounds int) *world {
 // blocksOf returns the blocks of a segment file that are in use.
 func blocksOf(t *testing.T, fs *vfs.MemFS, id block.SegmentID) []byte {
 	t.Helper()
-	b, err := fs.UnsafeGetFileDataBuffer("/" + segmentName(id))
+	b, err := fs.UnsafeGetFileDataBuffer("/" + FileName(id))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func blocksOf(t *testing.T, fs *vfs.MemFS, id block.SegmentID) []byte {
 // rewrite replaces the contents of a segment file.
 func rewrite(t *testing.T, fs vfs.FS, id block.SegmentID, b []byte) {
 	t.Helper()
-	f, err := fs.Create("/"+segmentName(id), writeCategory)
+	f, err := fs.Create("/"+FileName(id), writeCategory)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func FuzzDecodeChunk(f *testing.F) {
 	if err := l.Close(); err != nil {
 		f.Fatal(err)
 	}
-	b, err := mem.UnsafeGetFileDataBuffer("/" + segmentName(1))
+	b, err := mem.UnsafeGetFileDataBuffer("/" + FileName(1))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -22,7 +22,8 @@ const (
 	writeCategory vfs.DiskWriteCategory = "slacker-segment"
 )
 
-func segmentName(id block.SegmentID) string { return fmt.Sprintf("%016x%s", uint64(id), segmentSuffix) }
+// FileName is the name of the file of a segment.
+func FileName(id block.SegmentID) string { return fmt.Sprintf("%016x%s", uint64(id), segmentSuffix) }
 
 // parseSegmentName returns the id in a file name, and whether it is one.
 func parseSegmentName(name string) (block.SegmentID, bool) {
@@ -32,7 +33,7 @@ func parseSegmentName(name string) (block.SegmentID, bool) {
 	}
 	n, err := strconv.ParseUint(hex, 16, 64)
 	id := block.SegmentID(n)
-	return id, err == nil && id > 0 && id <= block.MaxSegmentID && segmentName(id) == name
+	return id, err == nil && id > 0 && id <= block.MaxSegmentID && FileName(id) == name
 }
 
 // segFile is a segment file, opened when first used.

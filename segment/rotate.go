@@ -102,7 +102,7 @@ func (l *Log) prepare() error {
 // create makes a segment file whose space is allocated and whose name is
 // durable, so that nothing appended to it can meet a full disk.
 func (l *Log) create(id block.SegmentID) (*segFile, error) {
-	s := &segFile{id: id, path: l.o.FS.PathJoin(l.o.Dir, segmentName(id)), bytes: l.o.SegmentBytes}
+	s := &segFile{id: id, path: l.o.FS.PathJoin(l.o.Dir, FileName(id)), bytes: l.o.SegmentBytes}
 	f, err := l.makeFile(s)
 	if f != nil {
 		s.file.Store(&f)

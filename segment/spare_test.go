@@ -117,7 +117,7 @@ func TestSpareHasNoHeader(t *testing.T) {
 	if err := l.Delete(1); err != nil {
 		t.Fatal(err)
 	}
-	s := &segFile{id: 9, path: "/" + segmentName(9)}
+	s := &segFile{id: 9, path: "/" + FileName(9)}
 	f, err := l.recycle(l.takeSpare(), s)
 	if err != nil {
 		t.Fatal(err)
