@@ -49,12 +49,18 @@ func (l *Log) settleOpen(c *chunk) error {
 		l.mu.Unlock()
 		return nil // closed meanwhile; it is pending now
 	}
-	copy(l.header[:], c.buf[:c.off])
-	clear(l.header[c.off:])
-	crc := l.encodeHeader(c, 0, l.header[:])
+	header := l.header[:block.Size]
+	copy(header, c.buf[:c.off])
+	clear(header[c.off:])
+	crc := l.encodeHeader(c, 0, header)
 	payload, used, entries, last := c.payload(c.settledBlocks), c.used, c.entries, l.next-1
+	first := c.settledEntries == 0
 	l.mu.Unlock()
-	if err := l.writeChunk(c, payload, l.header[:]); err != nil {
+	if first && used <= settleTogether {
+		copy(l.header[block.Size:], payload)
+		header, payload = l.header[:(1+used)*block.Size], nil
+	}
+	if err := l.writeChunk(c, payload, header); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -67,5 +73,10 @@ func (l *Log) settleOpen(c *chunk) error {
 	return nil
 }
 
-// headerBlock is room for one header, of whoever holds writeMu.
-type headerBlock [block.Size]byte
+// settleTogether is how many blocks are copied to go out with their header in
+// one write.
+const settleTogether = 15
+
+// headerBlock is room for one header, of whoever holds writeMu, and a little
+// payload.
+type headerBlock [(1 + settleTogether) * block.Size]byte

@@ -114,15 +114,17 @@ func (l *Log) writeOldest() error {
 	return nil
 }
 
-// writeChunk writes a header and the payload behind what is settled of c: in
-// one piece when that is all of it, else the payload first, so that a header in
-// the file never speaks of payload that is not. A failure fences the log.
+// writeChunk writes a header and the payload behind what is settled of c. When
+// nothing is, they may go in one piece. Else the payload goes first, so that
+// the header in the file never speaks of payload that is not: a write is cut
+// short when the process is killed in it, and what the old header spoke of has
+// been answered. A failure fences the log.
 func (l *Log) writeChunk(c *chunk, payload, header []byte) error {
 	f, err := l.acquire(c.seg)
 	if err == nil {
 		defer c.seg.release()
 		at := int64(c.pos) * block.Size
-		if c.settledBlocks == 0 && &header[0] == &c.buf[0] {
+		if c.settledBlocks == 0 && c.settledEntries == 0 && &header[0] == &c.buf[0] {
 			_, err = f.WriteAt(c.buf[:block.Size+len(payload)], at)
 		} else {
 			if len(payload) > 0 {
