@@ -86,6 +86,16 @@ func (b *builder) write(name string, first, n int) {
 	mustDo(b.t, d.Close())
 }
 
+func (b *builder) trim(name string, first, n int) {
+	b.t.Helper()
+	ctx := context.Background()
+	d := must[*volume.Device](b.t)(b.s.Open(ctx, name, "test", nil))
+	mustDo(b.t, d.Trim(ctx, uint64(first)*block.Size, uint64(n)*block.Size, false))
+	clear(b.c[name][first : first+n])
+	mustDo(b.t, d.Flush(ctx))
+	mustDo(b.t, d.Close())
+}
+
 func (b *builder) snapshot(name, snap string) {
 	b.t.Helper()
 	must[volume.SnapshotInfo](b.t)(b.s.Snapshot(context.Background(), name, snap))
