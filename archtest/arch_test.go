@@ -65,6 +65,8 @@ var mayImport = map[string][]string{
 	"access":                          {"block"},
 	"certs":                           {"block"},
 	"nbdserver":                       {"block", "access"},
+	"latency":                         {},
+	"activity":                        {"block", "latency", "nbdserver"},
 	"nbdserver/nbdtest":               {"block", "nbdserver"},
 	"nbdclient":                       {"block"},
 	"api":                             {"block", "access", "volume", "api/slacker/v1", "api/slacker/v1/slackerv1connect"},

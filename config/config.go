@@ -81,6 +81,7 @@ type NBD struct {
 	MaxInFlightRequests  int64
 	MaxInFlightBytes     int64
 	MaxTotalBytes        int64
+	SlowRequest          time.Duration // commands that take as long are logged
 }
 
 // Log says what is logged and how.

@@ -120,6 +120,11 @@ var settings = []setting{
 	{key: "nbd.max_total_bytes", def: []string{"1GiB"}, want: "a size from 128KiB to 1TiB, at least nbd.max_in_flight_bytes",
 		doc: "The buffers of all connections' commands together.",
 		put: func(c *Config, v []string) error { return putBytes(&c.NBD.MaxTotalBytes, v[0], 128*kib, 1024*gib, 1) }},
+	{key: "nbd.slow_request", def: []string{"1s"}, want: "a duration from 1ms to 1h",
+		doc: "Commands that take as long are logged, with where the time went; at most one a second after the first ten.",
+		put: func(c *Config, v []string) error {
+			return putDuration(&c.NBD.SlowRequest, v[0], time.Millisecond, time.Hour)
+		}},
 
 	{key: "tls.nbd", flag: "tls-nbd", def: []string{TLSOff}, want: "one of off, allow, require",
 		doc: "TLS of NBD over TCP: allow lets clients choose, require refuses plaintext. Clients need a certificate of tls.ca_file.",

@@ -432,23 +432,27 @@ func TestFlushCovers(t *testing.T) {
 	}
 }
 
-// counts implements Metrics.
+// counts implements Metrics and Recorder.
 type counts struct {
 	opened, closed, refused atomic.Int64
+	arrived, ended          atomic.Int64
 	mu                      sync.Mutex
 	done                    map[string]int
 }
 
-func (c *counts) ConnectionOpened()  { c.opened.Add(1) }
-func (c *counts) ConnectionClosed()  { c.closed.Add(1) }
-func (c *counts) ConnectionRefused() { c.refused.Add(1) }
-func (c *counts) CommandDone(cmd nbdserver.Command, n uint64, took time.Duration, e nbdserver.Errno) {
+func (c *counts) ConnectionOpened()                                                        { c.opened.Add(1) }
+func (c *counts) ConnectionClosed()                                                        { c.closed.Add(1) }
+func (c *counts) ConnectionRefused()                                                       { c.refused.Add(1) }
+func (c *counts) ExportOpened(nbdserver.Conn, string, nbdserver.Device) nbdserver.Recorder { return c }
+func (c *counts) Arrived()                                                                 { c.arrived.Add(1) }
+func (c *counts) Closed()                                                                  { c.ended.Add(1) }
+func (c *counts) Done(d nbdserver.Done) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if took < 0 || took > time.Minute {
+	if d.Took < 0 || d.Took > time.Minute || d.Payload < 0 || d.Queued < 0 || d.Payload+d.Queued > d.Took {
 		c.done["bad latency"]++
 	}
-	c.done[cmd.String()+" "+e.String()]++
+	c.done[d.Command.String()+" "+d.Result.String()]++
 }
 
 func TestMetrics(t *testing.T) {
@@ -467,6 +471,13 @@ func TestMetrics(t *testing.T) {
 	p.wantClosed()
 	_ = p.nc.Close()
 	until(t, "the connection to be closed", func() bool { return c.closed.Load() == 1 })
+	done := 0
+	for _, n := range c.done {
+		done += n
+	}
+	if c.ended.Load() != 1 || c.arrived.Load() != int64(done) {
+		t.Errorf("the recorder ended %d times; %d commands arrived, %d are done", c.ended.Load(), c.arrived.Load(), done)
+	}
 	for _, k := range []string{"read ok", "write ok", "flush ok", "write ENOSPC", "unknown EINVAL"} {
 		if c.done[k] != 1 {
 			t.Errorf("%s counted %d times; all: %v", k, c.done[k], c.done)

@@ -47,6 +47,9 @@ type conn struct {
 	metaFor    string // the export whose contexts are set
 	metaSet    bool   // base:allocation is set for it
 
+	rec Recorder        // nil when nobody measures; set before the first command
+	own measuredContext // of the commands that this goroutine runs
+
 	in    input
 	batch *buffer // replies of this goroutine, not sent yet
 	// unsettled: the batch answers writes that are not settled yet.
@@ -97,6 +100,7 @@ func (c *conn) serve() {
 	if err == nil {
 		c.log.Info("nbd export opened", zap.String("export", name), zap.Stringer("identity", c.identity), zap.Uint64("size_bytes", c.info.SizeBytes),
 			zap.Bool("read_only", c.info.ReadOnly), zap.Bool("structured", c.structured))
+		c.record(name)
 		err = c.transmit()
 	}
 	if killed := context.Cause(c.ctx); c.dead.Load() && killed != nil {
@@ -114,6 +118,9 @@ func (c *conn) finish(err error) {
 	c.dead.Store(true)
 	_ = c.raw.Close() // its failure changes nothing: both sides are done
 	c.cancel(errStopped)
+	if c.rec != nil {
+		c.rec.Closed()
+	}
 	if c.dev != nil {
 		if cerr := c.dev.Close(); cerr != nil {
 			c.log.Warn("close of a device", zap.Error(cerr))

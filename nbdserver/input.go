@@ -96,6 +96,15 @@ func (c *conn) readPayload(r *request) error {
 		r.payload = c.in.take(n)
 		return nil
 	}
+	err := c.awaitPayload(r, n)
+	if c.rec != nil {
+		r.ready = c.srv.now()
+	}
+	return err
+}
+
+// awaitPayload is readPayload of n bytes that are not all here.
+func (c *conn) awaitPayload(r *request, n int) error {
 	c.readDeadline(time.Now().Add(c.srv.limits.Stall))
 	defer c.readDeadline(time.Time{})
 	if n <= bufferedPayloadBytes {

@@ -113,17 +113,3 @@ func (l Limits) Check() error {
 	bound(l.StatusExtents >= 1 && l.StatusExtents <= maxStatusExtents, "StatusExtents", l.StatusExtents, "1 to 2^20")
 	return errors.Join(errs...)
 }
-
-// Metrics is told what the server does. Its methods may be called
-// concurrently and must not block.
-type Metrics interface {
-	// ConnectionOpened and ConnectionClosed bracket every accepted connection.
-	ConnectionOpened()
-	ConnectionClosed()
-	// ConnectionRefused counts a connection over the limit.
-	ConnectionRefused()
-	// CommandDone tells of one executed or refused command: the bytes it was
-	// about (0 unless it succeeded), the time from its arrival to its result,
-	// and how it ended; EIO also for one that closed the connection.
-	CommandDone(cmd Command, lengthBytes uint64, took time.Duration, result Errno)
-}

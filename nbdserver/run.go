@@ -2,27 +2,32 @@ package nbdserver
 
 import (
 	"bytes"
+	"context"
 	"sync"
 
 	"github.com/slackerd/slacker/block"
 )
 
 // run executes a command that may wait, answers it and releases what it holds.
-// It runs in any goroutine of the connection.
-func (c *conn) run(r *request) {
+// It runs in any goroutine of the connection, m being that goroutine's.
+func (c *conn) run(r *request, m measuredContext) {
 	if c.dead.Load() {
 		r.release()
 		return
 	}
+	if c.rec != nil {
+		m.waits.Reset()
+		r.ran, r.waits = c.srv.now(), m.waits
+	}
 	switch r.cmd {
 	case CmdRead:
-		c.runRead(r)
+		c.runRead(m, r)
 		return
 	case CmdBlockStatus:
-		c.runStatus(r)
+		c.runStatus(m, r)
 		return
 	}
-	err := c.runPlain(r)
+	err := c.runPlain(m, r)
 	if err == nil && commands[r.cmd].writes && !r.fua() {
 		err = c.dev.Settle()
 	}
@@ -33,18 +38,18 @@ func (c *conn) run(r *request) {
 }
 
 // runPlain executes a command whose reply carries no data.
-func (c *conn) runPlain(r *request) error {
+func (c *conn) runPlain(ctx context.Context, r *request) error {
 	switch r.cmd {
 	case CmdWrite:
-		return c.dev.WriteAt(c.ctx, r.payload, r.offBytes, r.fua())
+		return c.dev.WriteAt(ctx, r.payload, r.offBytes, r.fua())
 	case CmdFlush:
-		return c.dev.Flush(c.ctx)
+		return c.dev.Flush(ctx)
 	case CmdTrim:
-		return c.dev.Trim(c.ctx, r.offBytes, r.lengthBytes, r.fua())
+		return c.dev.Trim(ctx, r.offBytes, r.lengthBytes, r.fua())
 	case CmdWriteZeroes:
-		return c.dev.WriteZeroes(c.ctx, r.offBytes, r.lengthBytes, r.flags&cmdFlagNoHole != 0, r.fua())
+		return c.dev.WriteZeroes(ctx, r.offBytes, r.lengthBytes, r.flags&cmdFlagNoHole != 0, r.fua())
 	case CmdCache:
-		return c.dev.Cache(c.ctx, r.offBytes, r.lengthBytes)
+		return c.dev.Cache(ctx, r.offBytes, r.lengthBytes)
 	}
 	return block.Errorf(block.Internal, "nbd command %d passed the check and has no code", uint16(r.cmd))
 }
@@ -58,11 +63,11 @@ func (c *conn) sendResult(r *request, e Errno, err error) {
 	c.out.send(appendSimple(b[:0], e, r.cookie), nil)
 }
 
-func (c *conn) runRead(r *request) {
+func (c *conn) runRead(ctx context.Context, r *request) {
 	n := int(r.lengthBytes)
 	b := r.buf
 	r.buf = nil
-	err := c.dev.ReadAt(c.ctx, b.data(n), r.offBytes)
+	err := c.dev.ReadAt(ctx, b.data(n), r.offBytes)
 	if e, ok := c.result(r, err); ok {
 		c.sendRead(r, b, e, textOf(err))
 		return
@@ -78,7 +83,7 @@ type status struct {
 
 var statuses = sync.Pool{New: func() any { return new(status) }}
 
-func (c *conn) runStatus(r *request) {
+func (c *conn) runStatus(ctx context.Context, r *request) {
 	s := statuses.Get().(*status)
 	defer statuses.Put(s)
 	limit := c.srv.limits.StatusExtents
@@ -86,7 +91,7 @@ func (c *conn) runStatus(r *request) {
 		limit = 1
 	}
 	var err error
-	s.extents, err = c.dev.Extents(c.ctx, s.extents[:0], r.offBytes, r.lengthBytes, limit)
+	s.extents, err = c.dev.Extents(ctx, s.extents[:0], r.offBytes, r.lengthBytes, limit)
 	if err == nil {
 		err = checkExtents(s.extents, r.lengthBytes, limit)
 	}

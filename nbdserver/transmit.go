@@ -50,7 +50,7 @@ func (c *conn) readCommands() error {
 		if r.cmd == CmdDisc {
 			return nil
 		}
-		r.payload, r.buf, r.began = nil, nil, c.srv.now()
+		c.arrived(&r)
 		if err := c.command(&r); err != nil {
 			return err
 		}
@@ -176,7 +176,7 @@ func (c *conn) dispatch(r *request) error {
 			}
 		}
 		c.flush()
-		c.run(r)
+		c.run(r, c.own)
 		return nil
 	}
 	c.pipelined--
@@ -225,18 +225,4 @@ func (c *conn) result(r *request, err error) (Errno, bool) {
 	}
 	c.done(r, e)
 	return e, !c.dead.Load()
-}
-
-// done tells the metrics of a command.
-func (c *conn) done(r *request, e Errno) {
-	if m := c.srv.metrics; m != nil {
-		n := r.lengthBytes
-		if e != OK {
-			n = 0 // what was asked for may be anything
-		}
-		if e == closes {
-			e = EIO
-		}
-		m.CommandDone(r.cmd, n, c.srv.since(r.began), e)
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/pojntfx/go-nbd/pkg/protocol"
+	"github.com/slackerd/slacker/block"
 )
 
 // Handshake flags. Client and server use the same two bits.
@@ -134,7 +135,11 @@ type request struct {
 
 	payload []byte  // of a WRITE
 	buf     *buffer // what holds payload, when it is not the read buffer
-	began   int64   // nanoseconds since the server started; 0 without metrics
+	// Times for the metrics, in nanoseconds since the server started; 0 without
+	// metrics. began: its header was there; ready: its payload too, if that was
+	// waited for; ran: a command that may wait was begun.
+	began, ready, ran int64
+	waits             *block.Waits // what the device spent on it, when measured
 }
 
 // parse takes the compact request header in b. It returns false when the magic

@@ -48,8 +48,9 @@ func (w *workers) do(r *request) {
 func (w *workers) loop(r request) {
 	defer w.wg.Done()
 	defer w.running.Add(-1)
+	m := w.c.measured()
 	for ok := true; ok; {
-		w.c.run(&r)
+		w.c.run(&r, m)
 		w.busy.Add(-1)
 		select {
 		case r, ok = <-w.work:

@@ -245,6 +245,12 @@ func (d *Device) Flush(ctx context.Context) error {
 	if d.fenced.Load() {
 		return block.Errorf(block.Fenced, "this connection was replaced by a newer one")
 	}
+	return d.sync(ctx)
+}
+
+func (d *Device) sync(ctx context.Context) error {
+	w := block.WaitsOf(ctx)
+	defer w.End(block.StageSync, w.Begin())
 	return d.s.log.Sync(ctx)
 }
 

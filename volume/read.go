@@ -38,21 +38,22 @@ func entries(n uint64) *[]cow.Entry {
 }
 
 // ReadAt fills p or fails.
-func (d *Device) ReadAt(_ context.Context, p []byte, offBytes uint64) error {
+func (d *Device) ReadAt(ctx context.Context, p []byte, offBytes uint64) error {
 	if len(p) == 0 {
 		return nil
 	}
+	w := block.WaitsOf(ctx)
 	l, err := d.enter()
 	if err != nil {
 		return err
 	}
 	defer d.leave()
 	if aligned(offBytes, uint64(len(p))) {
-		return d.s.readBlocks(l, block.Index(offBytes/block.Size), p)
+		return d.s.readBlocks(w, l, block.Index(offBytes/block.Size), p)
 	}
 	sp := spanOf(offBytes, uint64(len(p)))
 	buf := make([]byte, sp.count*block.Size)
-	if err := d.s.readBlocks(l, sp.first, buf); err != nil {
+	if err := d.s.readBlocks(w, l, sp.first, buf); err != nil {
 		return err
 	}
 	copy(p, buf[sp.head:])
@@ -113,14 +114,18 @@ func (s *Store) verify(es []cow.Entry, first block.Index, p []byte) int {
 	return -1
 }
 
-// readBlocks fills p with the blocks of l from first on, verified. The gate is
-// held.
-func (s *Store) readBlocks(l *cow.Layer, first block.Index, p []byte) error {
+// readBlocks fills p with the blocks of l from first on, verified, and measures
+// in w. The gate is held.
+func (s *Store) readBlocks(w *block.Waits, l *cow.Layer, first block.Index, p []byte) error {
 	es := entries(uint64(len(p)) / block.Size)
 	defer entryPool.Put(es)
-	if err := s.tree.Lookup(l, first, *es); err != nil {
+	at := w.Begin()
+	err := s.tree.Lookup(l, first, *es)
+	at = w.End(block.StagePages, at)
+	if err != nil {
 		return err
 	}
+	defer w.End(block.StageData, at)
 	for i := 0; i < len(*es); {
 		n := runLength((*es)[i:])
 		part := p[i*block.Size : (i+n)*block.Size]

@@ -18,7 +18,7 @@ var zeroBlock [block.Size]byte
 // WriteAt writes p. With fua it is durable on return.
 func (d *Device) WriteAt(ctx context.Context, p []byte, offBytes uint64, fua bool) error {
 	if len(p) > 0 {
-		if err := d.change(offBytes, uint64(len(p)), func(w *writer) error { return w.write(p, offBytes) }); err != nil {
+		if err := d.change(ctx, offBytes, uint64(len(p)), func(w *writer) error { return w.write(p, offBytes) }); err != nil {
 			return err
 		}
 	}
@@ -38,7 +38,7 @@ func (d *Device) WriteZeroes(ctx context.Context, offBytes, lengthBytes uint64, 
 			return err
 		}
 		n := min(lengthBytes, zeroChunk*block.Size-offBytes%block.Size)
-		if err := d.change(offBytes, n, func(w *writer) error { return w.zero(offBytes, n) }); err != nil {
+		if err := d.change(ctx, offBytes, n, func(w *writer) error { return w.zero(offBytes, n) }); err != nil {
 			return err
 		}
 		offBytes, lengthBytes = offBytes+n, lengthBytes-n
@@ -50,7 +50,7 @@ func (d *Device) fua(ctx context.Context, fua bool) error {
 	if !fua {
 		return nil
 	}
-	return d.s.log.Sync(ctx)
+	return d.sync(ctx)
 }
 
 // writer is one change of a range in progress: behind the gate, with the range
@@ -60,12 +60,13 @@ type writer struct {
 	l       *cow.Layer
 	pin     *cow.Pin
 	moved   bool // only addresses change; the layer may be sealed
+	waits   *block.Waits
 	changes []*cow.Change
 	queued  [1]*cow.Change // storage of changes in the common case
 }
 
 // change runs fn with the blocks around the range locked in order of arrival.
-func (d *Device) change(offBytes, lengthBytes uint64, fn func(*writer) error) error {
+func (d *Device) change(ctx context.Context, offBytes, lengthBytes uint64, fn func(*writer) error) error {
 	s := d.s
 	if d.readOnly || d.infoOnly {
 		return block.Errorf(block.ReadOnly, "write to %s at %d: it is read-only", d.target(), offBytes)
@@ -73,9 +74,12 @@ func (d *Device) change(offBytes, lengthBytes uint64, fn func(*writer) error) er
 	if err := s.Fault(); err != nil {
 		return err
 	}
+	waits := block.WaitsOf(ctx)
+	at := waits.Begin()
 	if err := s.queue.room(s.Fault); err != nil {
 		return err
 	}
+	at = waits.End(block.StageRoom, at)
 	l, err := d.enter()
 	if err != nil {
 		return err
@@ -83,15 +87,17 @@ func (d *Device) change(offBytes, lengthBytes uint64, fn func(*writer) error) er
 	defer d.leave()
 	sp := spanOf(offBytes, lengthBytes)
 	defer l.Lock(sp.first, sp.count).Unlock()
+	at = waits.End(block.StageRange, at)
 	if d.fenced.Load() { // V4: while this write waited for its range
 		return block.Errorf(block.Fenced, "this connection was replaced by a newer one")
 	}
 	pin, err := s.tree.Pin(l, sp.first, sp.count)
+	waits.End(block.StagePages, at)
 	if err != nil {
 		return err
 	}
 	defer pin.Release()
-	w := &writer{s: s, l: l, pin: pin}
+	w := &writer{s: s, l: l, pin: pin, waits: waits}
 	w.changes = w.queued[:0]
 	return fn(w)
 }
@@ -112,13 +118,13 @@ func (w *writer) write(p []byte, offBytes uint64) error {
 
 // readEdges reads the first and the last block of a span.
 func (w *writer) readEdges(sp span, buf []byte) error {
-	if err := w.s.readBlocks(w.l, sp.first, buf[:block.Size]); err != nil {
+	if err := w.s.readBlocks(w.waits, w.l, sp.first, buf[:block.Size]); err != nil {
 		return err
 	}
 	if sp.count == 1 {
 		return nil
 	}
-	return w.s.readBlocks(w.l, sp.first+block.Index(sp.count-1), buf[len(buf)-block.Size:])
+	return w.s.readBlocks(w.waits, w.l, sp.first+block.Index(sp.count-1), buf[len(buf)-block.Size:])
 }
 
 // writeBlocks writes whole blocks. Those that are zero are not stored.
@@ -187,11 +193,13 @@ func (w *writer) zero(offBytes, lengthBytes uint64) error {
 func (w *writer) append(r segment.Record, p []byte) error {
 	r.Layer = w.l.ID
 	w.changes = w.changes[:0]
+	at := w.waits.Begin()
 	_, err := w.s.log.Append(r, p, func(r segment.Record) {
 		c := newChange(w.l, r)
 		w.changes = append(w.changes, c)
 		w.s.queue.add(c)
 	})
+	w.waits.End(block.StageAppend, at)
 	for _, c := range w.changes {
 		w.pin.Apply(c, w.moved)
 	}

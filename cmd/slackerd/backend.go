@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/slackerd/slacker/access"
+	"github.com/slackerd/slacker/activity"
 	"github.com/slackerd/slacker/nbdserver"
 	"github.com/slackerd/slacker/volume"
 )
@@ -90,6 +92,18 @@ func (b backend) List(ctx context.Context, conn nbdserver.Conn) ([]nbdserver.Exp
 
 // device is a volume.Device in the words of nbdserver.
 type device struct{ *volume.Device }
+
+// identify tells metrics who uses a device of backend.
+func identify(dev nbdserver.Device) (who func() activity.Identity, ok bool) {
+	d, ok := dev.(device)
+	if !ok {
+		return nil, false
+	}
+	return func() activity.Identity {
+		u := d.User()
+		return activity.Identity{Key: fmt.Sprintf("%v@%s", u.Volume, u.Snapshot), Target: u.Target, Attachment: u.Attachment, Worker: u.Worker}
+	}, true
+}
 
 func (d device) Info() nbdserver.Info { return nbdserver.Info(d.Device.Info()) }
 

@@ -198,7 +198,8 @@ func TestMetricsAndHealth(t *testing.T) {
 	}
 	// The command is counted after its reply is on its way.
 	want := []string{`slacker_nbd_command_bytes_total{command="write"} 65536`, `slacker_nbd_commands_total{command="write",result="ok"} 1`,
-		"slacker_nbd_connections 1", "slacker_store_volumes 1", "slacker_store_fenced 0", "slacker_build_info{", "go_goroutines", "process_open_fds"}
+		`slacker_volume_command_bytes_total{command="write",volume="v"} 65536`, `slacker_volume_command_seconds_count{command="write",volume="v"} 1`,
+		`slacker_volume_connections{volume="v"} 1`, "slacker_nbd_connections 1", "slacker_store_volumes 1", "slacker_store_fenced 0", "slacker_build_info{", "go_goroutines", "process_open_fds"}
 	body, missing := "", ""
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		missing = ""
@@ -215,6 +216,7 @@ func TestMetricsAndHealth(t *testing.T) {
 	if missing != "" {
 		t.Errorf("no %q in the metrics:\n%s", missing, body)
 	}
+	documentsMetrics(t, body)
 	_ = c.Close()
 	if status := p.end(syscall.SIGTERM); status != 0 {
 		t.Errorf("exit status %d", status)

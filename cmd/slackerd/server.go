@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/slackerd/slacker/activity"
 	"github.com/slackerd/slacker/api"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/config"
@@ -89,12 +90,13 @@ func (s *server) open(background context.Context, began time.Time) (err error) {
 }
 
 func (s *server) makeServers(background context.Context, began time.Time) (err error) {
-	registry := newRegistry(s.store)
+	table := activity.New(activity.Options{Identify: identify, Slow: s.config.NBD.SlowRequest, Logger: s.log.Named("slow")})
+	registry := newRegistry(s.store, table)
 	if s.security, err = newSecurity(s.config, s.log.Named("tls")); err != nil {
 		return err
 	}
 	s.nbd, err = nbdserver.New(backend{s.store, s.config.Access.Policy}, nbdserver.Options{Logger: s.log.Named("nbd"), Limits: nbdLimits(&s.config.NBD),
-		Metrics: newNBDMetrics(registry), TLS: s.security.tlsConfig(), TLSMode: nbdTLSModes[s.config.TLS.NBD]})
+		Metrics: table, TLS: s.security.tlsConfig(), TLSMode: nbdTLSModes[s.config.TLS.NBD]})
 	if err != nil {
 		return err
 	}
