@@ -153,7 +153,7 @@ func TestDeepChain(t *testing.T) {
 }
 
 // TestMerge merges the middle of three layers, with a larger and with a smaller
-// child: every layer sees what it saw.
+// child: every layer sees what it saw (M4).
 func TestMerge(t *testing.T) {
 	for name, writes := range map[string][2]int{"up": {2, 12}, "down": {12, 2}} {
 		t.Run(name, func(t *testing.T) {

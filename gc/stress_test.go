@@ -45,7 +45,7 @@ func unmark(b []byte, vol, index int) (writer, round int, err error) {
 
 // TestBesideWriters collects garbage over and over while several goroutines
 // write, to blocks of their own and to shared ones, and snapshots and clones come
-// and go, and the store is checked. Each block is at the end what was written last.
+// and go, and the store is checked. Each block is at the end what was written last (G2).
 func TestBesideWriters(t *testing.T) {
 	ctx := context.Background()
 	s := open(t, vfs.NewMem())

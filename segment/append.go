@@ -63,7 +63,7 @@ func (c *chunk) room(k Kind, limit uint32) uint32 {
 // piece. Other appenders may come between two pieces.
 //
 // Append waits when too much is unwritten. Nothing is durable until Sync. When
-// it returns NoSpace, no segment could be made: earlier pieces of the same call
+// it returns NoSpace (S5), no segment could be made: earlier pieces of the same call
 // stay, all that was appended before still syncs, and Append may be tried again.
 // Any other error but Invalid is the fault that fenced the log.
 func (l *Log) Append(rec Record, data []byte, commit func(Record)) (Record, error) {

@@ -83,7 +83,7 @@ func rewrite(t *testing.T, fs vfs.FS, id block.SegmentID, b []byte) {
 
 // TestDamage flips a bit in every block, and cuts the file at every block: a
 // replay reports Corrupt, or ends at the last group commit, and never hands out
-// a wrong record.
+// a wrong record (S4).
 func TestDamage(t *testing.T) {
 	const rounds, perRound = 8, 3
 	ref := vfs.NewCrashableMem()
@@ -168,7 +168,7 @@ func TestScanDamage(t *testing.T) {
 }
 
 // TestStaleTail: what a recovery cut off stays away although it is whole again
-// later and new records have been written since.
+// later and new records have been written since (S3).
 func TestStaleTail(t *testing.T) {
 	ctx := context.Background()
 	mem := vfs.NewCrashableMem()

@@ -15,27 +15,27 @@
 //
 // Invariants:
 //
-//  1. Records become durable in order of LSN: a crash leaves a prefix, and it
-//     holds everything that a Sync which returned nil was asked for.
-//  2. A durable LSN is never used again for another record, nor the id of a
-//     segment that held one.
-//  3. A record dropped by a recovery never comes back: appending goes on in a
-//     new segment, whose header names the place where the log was cut, and that
-//     claim beats whatever is at the place.
-//  4. Recovery never takes damage for the end of the log: headers carry the LSN
-//     up to which the log was durable when they were written, and a log that
-//     ends before the greatest of these is Corrupt. What no later header
-//     vouches for, that is, the last group commit (or a last file cut short as
-//     a whole), cannot be told from a torn write.
-//  5. Space for a record is allocated before Append accepts it, so a full disk
-//     is met by Append (NoSpace, nothing lost, nothing fenced), never by Sync.
-//  6. The first failed write or fdatasync is the last one tried: the log takes
-//     no more writes, but reads go on.
-//  7. A file that is used again holds chunks of its former segment behind what
-//     the new one has written. They never validate: headers name their segment,
-//     the id of a deleted segment is less than the tail's and so never used
-//     again, and the file gets the name of a segment only after its first block
-//     was durably zeroed.
+//	S1  Records become durable in order of LSN: a crash leaves a prefix, and it
+//	    holds everything that a Sync which returned nil was asked for.
+//	S2  A durable LSN is never used again for another record, nor the id of a
+//	    segment that held one.
+//	S3  A record dropped by a recovery never comes back: appending goes on in a
+//	    new segment, whose header names the place where the log was cut, and that
+//	    claim beats whatever is at the place.
+//	S4  Recovery never takes damage for the end of the log: headers carry the LSN
+//	    up to which the log was durable when they were written, and a log that
+//	    ends before the greatest of these is Corrupt. What no later header
+//	    vouches for, that is, the last group commit (or a last file cut short as
+//	    a whole), cannot be told from a torn write.
+//	S5  Space for a record is allocated before Append accepts it, so a full disk
+//	    is met by Append (NoSpace, nothing lost, nothing fenced), never by Sync.
+//	S6  The first failed write or fdatasync is the last one tried: the log takes
+//	    no more writes, but reads go on.
+//	S7  A file that is used again holds chunks of its former segment behind what
+//	    the new one has written. They never validate: headers name their segment,
+//	    the id of a deleted segment is less than the tail's and so never used
+//	    again, and the file gets the name of a segment only after its first block
+//	    was durably zeroed.
 //
 // # Disk format, version 1
 //

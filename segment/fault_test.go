@@ -18,7 +18,7 @@ var errInjected = errors.New("injected fault")
 
 // TestFaults fails the Nth operation of a script for N = 1, 2, ... until the
 // script runs through. After the fault the log refuses writes with that error,
-// does no more I/O, serves reads, and what was acknowledged survives a crash.
+// does no more I/O, serves reads, and what was acknowledged survives a crash (S6).
 func TestFaults(t *testing.T) {
 	for n := 1; ; n++ {
 		if n > 1000 {
@@ -114,7 +114,7 @@ func checkFenced(t *testing.T, w *world, fail int, op string, writes *atomic.Int
 }
 
 // TestNoSpace: a full disk is met by Append; what was accepted syncs, and when
-// there is room again the log goes on.
+// there is room again the log goes on (S5).
 func TestNoSpace(t *testing.T) {
 	for _, failing := range []string{"create", "allocate", "sync"} {
 		var full atomic.Bool

@@ -201,7 +201,7 @@ func (l *Log) Fault() error {
 }
 
 // fail fences the log for ever: what the file system holds after a failed
-// write or sync is unknown, and asking again may be answered with a lie.
+// write or sync is unknown, and asking again may be answered with a lie (S6).
 func (l *Log) fail(err error, what string) error {
 	if e := (*block.Error)(nil); !errors.As(err, &e) || e.Kind != block.IO {
 		err = block.Errorf(block.IO, "%s: %w; the log takes no more writes", what, err)

@@ -23,7 +23,7 @@ import (
 // log is damaged and the error is Corrupt: acknowledged data is never dropped
 // silently. What was replayed is durable when Replay returns nil (unless the
 // log is read-only). Appending goes on in a new segment whose header names the
-// end found here, so that what was dropped can never come back. An error of
+// end found here, so that what was dropped can never come back (S3). An error of
 // apply ends the replay and is returned as it is.
 func (l *Log) Replay(ctx context.Context, from Pos, nextLSN LSN, apply func(Record) error) (Pos, LSN, error) {
 	l.mu.Lock()
@@ -202,7 +202,7 @@ func (r *Record) verify(payload *[]byte) error {
 }
 
 // checkCut decides whether the log may end at r.pos: not if a header after it
-// was written when a record from r.next on was durable already.
+// was written when a record from r.next on was durable already (S4).
 func (r *replayer) checkCut(cause error) error {
 	lost := func(durable LSN, where Pos) error {
 		if durable < r.next {

@@ -85,7 +85,7 @@ func (l *Log) prepare() error {
 		l.preparing = false
 		return block.Errorf(block.NoSpace, "segment ids are used up: %d", l.maxID)
 	}
-	id := l.maxID + 1
+	id := l.maxID + 1 // S2
 	l.mu.Unlock()
 	s, err := l.create(id)
 	l.mu.Lock()

@@ -48,7 +48,7 @@ func (l *Log) takeSpare() string {
 
 // recycle makes a spare the file of s. Its first block is durably zero before
 // it gets the name of a segment, so that a crash leaves what a new file would
-// (invariant 7).
+// (S7).
 func (l *Log) recycle(spare string, s *segFile) (f vfs.File, err error) {
 	if f, err = l.o.FS.OpenReadWrite(spare, writeCategory); err != nil {
 		return nil, err

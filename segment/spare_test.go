@@ -36,7 +36,7 @@ func replayed(t *testing.T, fs vfs.FS, pos Pos, next LSN) (*Log, []LSN) {
 
 // TestSpareIsUsedAgain deletes segments and fills their files anew: with every
 // cut of the new contents the records of the new segment come back, and none of
-// the former one (invariant 7).
+// the former one (S7).
 func TestSpareIsUsedAgain(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	l, _ := replayed(t, fs, Pos{}, 0)

@@ -13,7 +13,7 @@ type syncRound struct{ done chan struct{} }
 
 // Sync makes every record appended before the call durable. One caller leads:
 // it writes out what there is and fdatasyncs for all that wait; those that come
-// during a round wait for the next. When ctx ends first, Sync returns and
+// during a round wait for the next. (S1) When ctx ends first, Sync returns and
 // what it asked for may or may not be durable.
 func (l *Log) Sync(ctx context.Context) error { return l.sync(ctx, false) }
 

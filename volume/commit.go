@@ -73,7 +73,8 @@ func (q *queue) room(failed func() error) error {
 	return nil
 }
 
-// take removes and returns the changes up to lsn, once all are applied.
+// take removes and returns the changes up to lsn, in the order of the log (V1), once
+// all are applied.
 func (q *queue) take(lsn uint64) []*cow.Change {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -291,7 +291,7 @@ func openFor(t testing.TB) func(vfs.FS) (*Store, error) {
 
 // TestCrashMatrix cuts the power before the operations of a script: of what was
 // not synced nothing, a part or all is there. What the contract demands is
-// there, and nothing else; also after another cut during the recovery.
+// there, and nothing else; also after another cut during the recovery (V2).
 func TestCrashMatrix(t *testing.T) {
 	every := 3
 	if *crashFull {
