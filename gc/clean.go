@@ -34,9 +34,6 @@ func (r *run) segments(ctx context.Context) error {
 	for i, g := range poor {
 		r.progress("segments", uint64(i), uint64(len(poor)), "segments")
 		err := r.clean(ctx, g.ID)
-		if errors.Is(err, segment.ErrGone) {
-			continue // it died, and went with the one before
-		}
 		err = errors.Join(err, r.drop(ctx))
 		if err := r.fault(ctx, fmt.Sprintf("segment %d", g.ID), err); err != nil {
 			return err
@@ -81,7 +78,10 @@ func (r *run) clean(ctx context.Context, id block.SegmentID) error {
 		}
 		return nil
 	})
-	if err == nil || stops(ctx, err) || errors.Is(err, segment.ErrGone) {
+	if errors.Is(err, segment.ErrGone) {
+		return bad.join() // it died, and went with the one before
+	}
+	if err == nil || stops(ctx, err) {
 		return errors.Join(bad.join(), err)
 	}
 	// What follows damage in the segment cannot be found from it, but from the map.
