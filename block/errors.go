@@ -3,6 +3,7 @@ package block
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 )
 
 // Kind classifies an error. The set is closed: each kind maps to one NBD errno
@@ -98,6 +99,18 @@ func KindOf(err error) Kind {
 		return e.Kind
 	}
 	return Internal
+}
+
+// KindOfFile returns the kind of an error that the operating system gave for a
+// file.
+func KindOfFile(err error) Kind {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return NotFound
+	case errors.Is(err, fs.ErrPermission):
+		return Permission
+	}
+	return IO
 }
 
 // Is reports whether err is not nil and of kind k.

@@ -230,12 +230,5 @@ func loadAuthority(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 }
 
 func fileError(doing string, err error) error {
-	kind := block.IO
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		kind = block.NotFound
-	case errors.Is(err, fs.ErrPermission):
-		kind = block.Permission
-	}
-	return block.Errorf(kind, "%s: %w", doing, err)
+	return block.Errorf(block.KindOfFile(err), "%s: %w", doing, err)
 }

@@ -19,7 +19,7 @@ type Audit struct {
 
 // Audit begins an audit. Close ends it.
 func (t *Tree) Audit(ctx context.Context) (*Audit, error) {
-	d := &DB{pdb: t.db.pdb, view: t.db.pdb.NewSnapshot()}
+	d := t.db.snapshot()
 	c, err := d.LoadCatalog(ctx)
 	if err != nil {
 		return nil, errors.Join(err, d.view.Close())

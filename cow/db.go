@@ -44,12 +44,16 @@ type Options struct {
 // run concurrently.
 type DB struct {
 	pdb     *pebble.DB
-	view    *pebble.Snapshot // what an Audit reads instead
+	view    *pebble.Snapshot // what is read instead; see snapshot
 	storeID [16]byte
 	format  uint32
 	faults  *faultLogger
 	gets    atomic.Uint64 // lookups of pages so far
 }
+
+// snapshot returns a DB that reads what the store holds now, whatever is written
+// later. Its view must be closed.
+func (d *DB) snapshot() *DB { return &DB{pdb: d.pdb, view: d.pdb.NewSnapshot()} }
 
 // Open opens the store in o.Dir, making it when it is empty.
 func Open(o Options) (*DB, error) {

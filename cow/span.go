@@ -283,7 +283,7 @@ func (t *Tree) surveyChain(l *Layer) (steps []step, d *DB) {
 		}
 		steps = append(steps, s)
 	}
-	return steps, &DB{pdb: t.db.pdb, view: t.db.pdb.NewSnapshot()}
+	return steps, t.db.snapshot()
 }
 
 // scanInto reads the pages of one layer into the run. It reports whether the

@@ -72,7 +72,7 @@ func (t *Tree) newCensus(ls []*Layer) *census {
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	c := &census{d: &DB{pdb: t.db.pdb, view: t.db.pdb.NewSnapshot()}}
+	c := &census{d: t.db.snapshot()}
 	chain := map[*Layer]*seat{}
 	var order []*Layer
 	for _, l := range ls {

@@ -54,13 +54,7 @@ func openFile(path string) (*os.File, error) {
 
 // openError says why path cannot be used.
 func openError(path string, err error) error {
-	kind := block.IO
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		kind = block.NotFound
-	case errors.Is(err, fs.ErrPermission):
-		kind = block.Permission
-	}
+	kind := block.KindOfFile(err)
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		err = pe.Err

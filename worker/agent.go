@@ -47,7 +47,7 @@ func (a agent) start(ctx context.Context, executable, name, nonce string) (strin
 	logFile, err := os.OpenFile(a.store.path(keyOf(a.target), ".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		_ = w.Close()
-		return "", block.Errorf(ioKind(err), "start %s for %s: %w", name, a.target, err)
+		return "", block.Errorf(block.KindOfFile(err), "start %s for %s: %w", name, a.target, err)
 	}
 	cmd := exec.Command(executable, name, a.store.dir, a.target, nonce)
 	cmd.Dir = "/"
@@ -178,7 +178,7 @@ func becomeAgent(args AgentArgs) (*running, error) {
 	f, locked, err := r.lockFile(os.O_CREATE)
 	switch {
 	case err != nil:
-		return r, block.Errorf(ioKind(err), "agent of %s: %w", args.Target, err)
+		return r, block.Errorf(block.KindOfFile(err), "agent of %s: %w", args.Target, err)
 	case !locked:
 		_ = f.Close()
 		return r, block.Errorf(block.Busy, "%s has an agent already, process %d", args.Target, r.pid())

@@ -293,7 +293,7 @@ func resolveDir(dir string) (string, error) {
 		return filepath.Join(parent, filepath.Base(dir)), err
 	}
 	if err != nil {
-		return "", block.Errorf(ioKind(err), "mount directory %s: %w", dir, err)
+		return "", block.Errorf(block.KindOfFile(err), "mount directory %s: %w", dir, err)
 	}
 	return real, nil
 }
@@ -304,7 +304,7 @@ func resolveExisting(dir string) (string, error) {
 		return dir, nil // made by MkdirAll; no link can be in what is not there
 	}
 	if err != nil {
-		return "", block.Errorf(ioKind(err), "mount directory %s: %w", dir, err)
+		return "", block.Errorf(block.KindOfFile(err), "mount directory %s: %w", dir, err)
 	}
 	return real, nil
 }

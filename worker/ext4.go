@@ -39,7 +39,7 @@ const (
 func probe(device string) (content, error) {
 	f, err := os.Open(device)
 	if err != nil {
-		return 0, block.Errorf(ioKind(err), "look at %s: %w", device, err)
+		return 0, block.Errorf(block.KindOfFile(err), "look at %s: %w", device, err)
 	}
 	defer func() { _ = f.Close() }()
 	size, err := f.Seek(0, io.SeekEnd)
@@ -131,7 +131,7 @@ func unmount(dir string, lazy bool) error {
 func syncDevice(device string) error {
 	f, err := os.OpenFile(device, os.O_RDONLY, 0)
 	if err != nil {
-		return block.Errorf(ioKind(err), "sync %s: %w", device, err)
+		return block.Errorf(block.KindOfFile(err), "sync %s: %w", device, err)
 	}
 	err = f.Sync()
 	_ = f.Close()
@@ -146,12 +146,12 @@ func prepareMountDir(dir string) (made bool, err error) {
 	info, err := os.Stat(dir)
 	if errGone(err) {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return false, block.Errorf(ioKind(err), "make the mount directory: %w", err)
+			return false, block.Errorf(block.KindOfFile(err), "make the mount directory: %w", err)
 		}
 		return true, nil
 	}
 	if err != nil {
-		return false, block.Errorf(ioKind(err), "mount directory: %w", err)
+		return false, block.Errorf(block.KindOfFile(err), "mount directory: %w", err)
 	}
 	if !info.IsDir() {
 		return false, block.Errorf(block.Invalid, "mount directory %s is not a directory", dir)

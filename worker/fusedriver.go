@@ -39,7 +39,7 @@ func (d fuseDriver) check() error {
 			return block.Errorf(block.Unsupported, "fuse driver: %s is missing: %s", c.path, c.missing)
 		}
 		if err != nil {
-			return block.Errorf(ioKind(err), "fuse driver: %w: this needs root", err)
+			return block.Errorf(block.KindOfFile(err), "fuse driver: %w: this needs root", err)
 		}
 		_ = f.Close()
 	}
@@ -48,7 +48,7 @@ func (d fuseDriver) check() error {
 
 func (d fuseDriver) up(ctx context.Context, s *state, executable string) error {
 	if err := os.MkdirAll(d.store.fuseDir(s.Target), 0o700); err != nil {
-		return block.Errorf(ioKind(err), "make the FUSE directory: %w", err)
+		return block.Errorf(block.KindOfFile(err), "make the FUSE directory: %w", err)
 	}
 	if _, err := d.agent(s).start(ctx, executable, AgentFuseDaemon, s.Nonce); err != nil {
 		return err
@@ -93,7 +93,7 @@ func (d fuseDriver) down(ctx context.Context, s *state, force bool) error {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errGone(err) {
-		return block.Errorf(ioKind(err), "remove the FUSE directory: %w", err)
+		return block.Errorf(block.KindOfFile(err), "remove the FUSE directory: %w", err)
 	}
 	return nil
 }

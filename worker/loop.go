@@ -32,7 +32,7 @@ func setUpLoop(file string, readOnly bool) (string, error) {
 	copy(config.Info.File_name[:len(config.Info.File_name)-1], file)
 	backing, err := os.OpenFile(file, flags, 0)
 	if err != nil {
-		return "", block.Errorf(ioKind(err), "set up a loop device: %w", err)
+		return "", block.Errorf(block.KindOfFile(err), "set up a loop device: %w", err)
 	}
 	defer func() { _ = backing.Close() }()
 	config.Fd = uint32(backing.Fd())
@@ -62,7 +62,7 @@ func loopControlError(err error) error {
 	if errGone(err) {
 		return block.Errorf(block.Unsupported, "%s is missing: load the kernel module loop (modprobe loop), or give the container the device", loopControl)
 	}
-	return block.Errorf(ioKind(err), "set up a loop device: %w", err)
+	return block.Errorf(block.KindOfFile(err), "set up a loop device: %w", err)
 }
 
 func configureLoop(device string, config *unix.LoopConfig) error {
@@ -104,7 +104,7 @@ func clearLoop(ctx context.Context, file string, limit time.Duration) error {
 	}
 	f, err := os.OpenFile(device, os.O_RDONLY, 0)
 	if err != nil {
-		return block.Errorf(ioKind(err), "clear %s: %w", device, err)
+		return block.Errorf(block.KindOfFile(err), "clear %s: %w", device, err)
 	}
 	err = unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0)
 	_ = f.Close()

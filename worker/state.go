@@ -99,20 +99,9 @@ func (d store) fuseFile(target string) string {
 
 func (d store) init() error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return block.Errorf(ioKind(err), "make the state directory: %w", err)
+		return block.Errorf(block.KindOfFile(err), "make the state directory: %w", err)
 	}
 	return nil
-}
-
-// ioKind is the kind of an error of the operating system.
-func ioKind(err error) block.Kind {
-	switch {
-	case os.IsPermission(err):
-		return block.Permission
-	case os.IsNotExist(err):
-		return block.NotFound
-	}
-	return block.IO
 }
 
 // lock takes the lock of a target, or fails with Busy. The kernel drops it
@@ -120,7 +109,7 @@ func ioKind(err error) block.Kind {
 func (d store) lock(target string) (unlock func(), err error) {
 	f, err := os.OpenFile(d.path(keyOf(target), ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, block.Errorf(ioKind(err), "lock %s: %w", target, err)
+		return nil, block.Errorf(block.KindOfFile(err), "lock %s: %w", target, err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
@@ -150,7 +139,7 @@ func (d store) read(path string) (*state, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, block.Errorf(ioKind(err), "read state: %w", err)
+		return nil, block.Errorf(block.KindOfFile(err), "read state: %w", err)
 	}
 	if info.Size() > maxStateBytes {
 		return nil, block.Errorf(block.Corrupt, "state file %s has %d bytes, want at most %d", path, info.Size(), maxStateBytes)
@@ -160,7 +149,7 @@ func (d store) read(path string) (*state, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, block.Errorf(ioKind(err), "read state: %w", err)
+		return nil, block.Errorf(block.KindOfFile(err), "read state: %w", err)
 	}
 	var s state
 	if err := json.Unmarshal(b, &s); err != nil {
@@ -179,7 +168,7 @@ func (d store) save(s *state) error {
 		return block.Errorf(block.Internal, "encode state of %s: %w", s.Target, err)
 	}
 	if err := d.replace(d.path(keyOf(s.Target), ".json"), append(b, '\n')); err != nil {
-		return block.Errorf(ioKind(err), "save state of %s: %w", s.Target, err)
+		return block.Errorf(block.KindOfFile(err), "save state of %s: %w", s.Target, err)
 	}
 	return nil
 }
@@ -207,7 +196,7 @@ func (d store) replace(path string, b []byte) error {
 func (d store) remove(target string) error {
 	for _, suffix := range []string{".json.tmp", ".agent", ".log", ".json"} {
 		if err := os.Remove(d.path(keyOf(target), suffix)); err != nil && !errGone(err) {
-			return block.Errorf(ioKind(err), "remove state of %s: %w", target, err)
+			return block.Errorf(block.KindOfFile(err), "remove state of %s: %w", target, err)
 		}
 	}
 	return nil
@@ -220,7 +209,7 @@ func (d store) all() (states []*state, faults []error, err error) {
 		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, nil, block.Errorf(ioKind(err), "read the state directory: %w", err)
+		return nil, nil, block.Errorf(block.KindOfFile(err), "read the state directory: %w", err)
 	}
 	for _, e := range entries {
 		if !strings.HasSuffix(e.Name(), ".json") {
