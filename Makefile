@@ -16,6 +16,10 @@ help: ## list the targets
 setup: ## install the Debian packages and Go modules that building and testing need (root)
 	./scripts/setup.sh
 
+.PHONY: stack
+stack: ## put containerd 1.6 and 2, docker-registry and peers into .cache/stack, for tests and benchmarks
+	./scripts/stack.sh
+
 .PHONY: build
 build: ## build bin/slackerd, bin/slackerctl and bin/slacker-client, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ $(PROGRAMS:%=./cmd/%)

@@ -75,6 +75,7 @@ var mayImport = map[string][]string{
 	"worker":                          {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient", "certs"},
 	"image":                           {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient"},
 	"snapshotter":                     {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "worker"},
+	"stack":                           {},
 	"archtest":                        {},
 }
 

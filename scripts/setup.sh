@@ -1,13 +1,13 @@
 #!/bin/bash
 # setup.sh: installs the Debian packages that building, testing and the demo
-# need and that are not there yet, and downloads the Go modules. May be run any
-# number of times.
+# need and that are not there yet, and downloads the Go modules and the container
+# stack. May be run any number of times.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
 	ca-certificates curl gcc git libc6-dev make  # the build; the race detector wants gcc
-	e2fsprogs fuse3 iproute2 kmod mount util-linux # worker
+	e2fsprogs fuse3 iproute2 kmod mount util-linux # worker; nsenter for the stack
 	binutils mmdebstrap qemu-utils runc skopeo umoci bzip2 xz-utils # images
 	fio libnbd-bin nbd-client nbdkit redis-tools # NBD clients and servers for the tests
 	busybox-static cpio qemu-system-x86 # the kernel rig
@@ -37,4 +37,5 @@ fi
 command -v go >/dev/null || fail "Go is not installed: want $(sed -n 's/^go //p' go.mod) or newer, see https://go.dev/dl"
 say "$(go version | cut -d' ' -f3), downloading modules"
 go mod download
+./scripts/stack.sh debian # containerd and a registry for the tests; nothing of it runs as a service
 say "done"

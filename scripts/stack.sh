@@ -1,0 +1,76 @@
+#!/bin/bash
+# stack.sh [GROUP...]: puts the container stack, which tests and benchmarks start
+# by themselves, into .cache/stack (or $SLACKER_STACK). Nothing is installed on the
+# system and no service is started. May be run any number of times.
+#
+#   debian   Debian's containerd and docker-registry
+#   v2       containerd 2, ctr and the shim, built from Go modules
+#   stargz   the lazy-loading snapshotter that is compared with
+#   nerdctl  nerdctl
+#
+# Without a group: debian, v2, stargz.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+containerd_version=v2.4.2
+nerdctl_version=v2.1.3
+dir=${SLACKER_STACK:-$PWD/.cache/stack}
+
+say() { printf 'stack: %s\n' "$*"; }
+
+debian() {
+	local bin=$dir/debian/bin
+	[ -x "$bin/docker-registry" ] && return
+	say "downloading Debian's containerd and docker-registry"
+	local tmp
+	tmp=$(mktemp -d)
+	chmod 755 "$tmp" # apt downloads as another user
+	(cd "$tmp" && { apt-get -q download containerd docker-registry || { apt-get -q update && apt-get -q download containerd docker-registry; }; })
+	local deb
+	for deb in "$tmp"/*.deb; do dpkg -x "$deb" "$tmp/root"; done
+	mkdir -p "$bin"
+	mv "$tmp"/root/usr/bin/* "$bin/"
+	rm -rf "$tmp"
+}
+
+# install GROUP VERSION PACKAGE...: go install, unless that version is there.
+install() {
+	local bin=$dir/$1/bin version=$2
+	shift 2
+	[ "$(cat "$bin/.version" 2>/dev/null)" = "$version" ] && return
+	say "building $* $version"
+	mkdir -p "$bin"
+	GOBIN=$bin CGO_ENABLED=0 GOFLAGS=-buildvcs=false go install -trimpath -ldflags '-s -w' "${@/%/@$version}"
+	echo "$version" >"$bin/.version"
+}
+
+v2() {
+	local m=github.com/containerd/containerd/v2/cmd
+	install v2 "$containerd_version" $m/containerd $m/ctr $m/containerd-shim-runc-v2
+}
+
+nerdctl() { install nerdctl "$nerdctl_version" github.com/containerd/nerdctl/v2/cmd/nerdctl; }
+
+# The snapshotter's own programs are in a module that the proxy lacks; its library is not.
+stargz() {
+	local bin=$dir/peers/bin src=bench/peers/stargz sum
+	sum=$(cat $src/* | sha256sum)
+	[ "$(cat "$bin/.stargz" 2>/dev/null)" = "$sum" ] && return
+	say "building stargz-grpc"
+	mkdir -p "$bin"
+	(cd $src && CGO_ENABLED=0 GOFLAGS=-buildvcs=false go build -trimpath -ldflags '-s -w' -o "$bin/stargz-grpc" .)
+	echo "$sum" >"$bin/.stargz"
+}
+
+groups=("$@")
+[ $# -gt 0 ] || groups=(debian v2 stargz)
+for group in "${groups[@]}"; do
+	case $group in
+	debian | v2 | stargz | nerdctl) "$group" ;;
+	*)
+		say "want debian, v2, stargz or nerdctl, got $group" >&2
+		exit 2
+		;;
+	esac
+done
+say "ready in $dir: $(cd "$dir" && echo */bin | sed 's,/bin,,g')"

@@ -1,0 +1,186 @@
+package stack
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// need returns the programs, or skips.
+func need(t *testing.T) Programs {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("skipped: wants root, to run containers")
+	}
+	programs, err := FindPrograms()
+	if err != nil {
+		t.Skip("skipped: ", err)
+	}
+	return programs
+}
+
+// pushBusybox makes an image of one static program and pushes it.
+func pushBusybox(t *testing.T, r *Registry) string {
+	t.Helper()
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Skip("skipped: wants busybox-static: ", err)
+	}
+	var layer bytes.Buffer
+	tw := tar.NewWriter(&layer)
+	if err := tw.WriteHeader(&tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(busybox))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tw.Write(busybox); err != nil {
+		t.Fatal(err)
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := mutate.AppendLayers(empty.Image, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err = mutate.ConfigFile(image, &v1.ConfigFile{Architecture: "amd64", OS: "linux", RootFS: configOf(t, image).RootFS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(r.Addr() + "/busybox:latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, image); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Counts().Received; got < int64(len(busybox)/4) {
+		t.Errorf("pushed an image of %d bytes, the proxy counted %d", len(busybox), got)
+	}
+	return ref.Name()
+}
+
+func configOf(t *testing.T, image v1.Image) *v1.ConfigFile {
+	t.Helper()
+	c, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestContainersRunAndNothingStays(t *testing.T) {
+	programs := need(t)
+	dir, err := os.MkdirTemp("", "stack") // short, for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	r, err := StartRegistry(t.Context(), RegistryOptions{Programs: programs, Dir: filepath.Join(dir, "registry")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Stop()
+	ref := pushBusybox(t, r)
+	for _, v := range []Version{Debian, V2} {
+		t.Run(string(v), func(t *testing.T) {
+			c, err := StartContainerd(t.Context(), ContainerdOptions{Programs: programs, Version: v, Dir: filepath.Join(dir, string(v))})
+			if err != nil {
+				if strings.Contains(err.Error(), "is not installed") {
+					t.Skip("skipped: ", err)
+				}
+				t.Fatal(err)
+			}
+			defer c.Stop()
+			runContainers(t, c, ref)
+			pid := c.Process().Pid()
+			c.Stop()
+			if shims := shimsOf(c.Address); len(shims) > 0 {
+				t.Errorf("shims %v run after Stop", shims)
+			}
+			if m := MountsBelow(dir); len(m) > 0 {
+				t.Errorf("mounted after Stop: %v", m)
+			}
+			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
+				t.Errorf("containerd %d runs after Stop", pid)
+			}
+		})
+	}
+	if paths := r.ByPath(); len(paths) == 0 || !strings.Contains(paths[0].Path, "/blobs/") {
+		t.Errorf("most was sent for %v, want a blob", paths)
+	}
+}
+
+// runContainers runs one container to its end and leaves one running.
+func runContainers(t *testing.T, c *Containerd, ref string) {
+	t.Helper()
+	ctx, id := t.Context(), "stack-"+filepath.Base(filepath.Dir(c.dir))
+	if _, err := c.Ctr(ctx, "images", "pull", "--plain-http", ref); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.Ctr(ctx, "run", "--rm", "--net-host", ref, id, "/bin/busybox", "echo", "hello")
+	if err != nil || out != "hello\n" {
+		t.Fatalf("run: got %q, %v, want hello", out, err)
+	}
+	if _, err := c.Ctr(ctx, "run", "-d", "--net-host", ref, id, "/bin/busybox", "sleep", "1000"); err != nil {
+		t.Fatal(err)
+	}
+	if len(shimsOf(c.Address)) != 1 {
+		t.Fatalf("shims: %v, want one", shimsOf(c.Address))
+	}
+}
+
+func TestFailedStartTellsTheLog(t *testing.T) {
+	_, err := StartProcess(t.Context(), Command{
+		Name: "liar", Args: []string{"sh", "-c", "echo no such luck; exit 3"}, Log: filepath.Join(t.TempDir(), "log"),
+		Ready: func(ctx context.Context) error { return answers(ctx, http.DefaultClient, "http://127.0.0.1:1/") },
+	})
+	if err == nil || !strings.Contains(err.Error(), "no such luck") || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("got %v, want the log and the status", err)
+	}
+}
+
+func TestStopKillsWhatDoesNotListen(t *testing.T) {
+	p, err := StartProcess(t.Context(), Command{
+		Name: "deaf", Args: []string{"sh", "-c", "trap '' TERM; echo up; sleep 1000 & wait; wait"}, Log: filepath.Join(t.TempDir(), "log"),
+		Ready: func(context.Context) error { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for !bytes.Contains([]byte(p.LogTail()), []byte("up")) {
+		time.Sleep(pollInterval)
+	}
+	children := childrenOf(p.Pid())
+	p.Kill()
+	for _, pid := range append(children, p.Pid()) {
+		for deadline := time.Now().Add(5 * time.Second); runs(pid); time.Sleep(pollInterval) {
+			if time.Now().After(deadline) {
+				t.Fatalf("process %d runs after Kill", pid)
+			}
+		}
+	}
+}
+
+// runs tells whether a process is there and no zombie.
+func runs(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !bytes.Contains(stat, []byte(") Z "))
+}
