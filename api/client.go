@@ -19,6 +19,10 @@ import (
 // DefaultAddr is where slackerd serves the API when nothing else is said.
 const DefaultAddr = "http://127.0.0.1:10808"
 
+// MaxResponseBytes bounds what a client accepts as one message: a list of some
+// hundred thousand volumes.
+const MaxResponseBytes = 64 << 20
+
 const (
 	dialTimeout = 5 * time.Second
 	idleTimeout = 30 * time.Second

@@ -1,11 +1,10 @@
 // Package api is the admin API of slackerd: its definition (slacker/v1), its
-// server side over a [Store], its client side, and the tables that carry the
-// kinds of errors over the wire and into exit statuses.
+// client side, and the tables that carry the kinds of errors over the wire and
+// into exit statuses. The server side is package apiserver, so that a program
+// that only asks is small and starts at once.
 //
 // Nouns:
 //
-//   - server: [NewServer] makes the service, [NewHandler] its HTTP handler.
-//   - store: what the server administers; volume.Store is one.
 //   - address: where a server listens, written http://HOST:PORT,
 //     tcp://HOST:PORT or unix:///PATH; see [NewClient].
 //   - kind: the block.Kind of an error.
@@ -21,14 +20,6 @@
 //
 //  1. A kind survives the wire: FromConnect of what ToConnect made, sent over
 //     any of the protocols, is of the same kind and says the same text.
-//  2. Every name, size and id of a request is checked before the store sees it.
-//  3. A request of more than MaxRequestBytes is refused without being held in
-//     memory; a request in JSON with an unknown field is refused, so that a
-//     misspelt dryRun never deletes.
-//  4. A panic in a request ends that request with an internal error, and
-//     nothing else.
-//  5. With a policy ([Options].Access) every request is held to it before the
-//     server sees it; one that permit.go does not know needs admin on all.
 //
 // History: v1 is the only version. Fields are added, never renamed, renumbered
 // or given another meaning.

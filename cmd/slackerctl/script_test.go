@@ -16,8 +16,8 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
-	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
+	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/image"
 	"github.com/slackerd/slacker/volume"
@@ -27,12 +27,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // serveMem starts an API server over a store in memory.
 func serveMem(store *memStore) (*httptest.Server, error) {
-	s, err := api.NewServer(store, api.Options{Version: "1.2.3", DataDir: "/data", NBDAddresses: []string{"tcp://127.0.0.1:10809"},
+	s, err := apiserver.NewServer(store, apiserver.Options{Version: "1.2.3", DataDir: "/data", NBDAddresses: []string{"tcp://127.0.0.1:10809"},
 		Started: epoch, Checker: store, Collector: store, Log: zap.NewNop()})
 	if err != nil {
 		return nil, err
 	}
-	path, h := api.NewHandler(s)
+	path, h := apiserver.NewHandler(s)
 	mux := http.NewServeMux()
 	mux.Handle(path, h)
 	return httptest.NewServer(mux), nil

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/volume"
 )
@@ -310,7 +310,7 @@ func (m *memStore) Status(context.Context) (volume.Status, error) {
 }
 
 // Check finds damage where a volume is named damaged, and fails for err/corrupt's like.
-func (m *memStore) Check(_ context.Context, data bool, progress func(done, total uint64, unit string)) ([]api.Damage, error) {
+func (m *memStore) Check(_ context.Context, data bool, progress func(done, total uint64, unit string)) ([]apiserver.Damage, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	unit := "layers"
@@ -325,7 +325,7 @@ func (m *memStore) Check(_ context.Context, data bool, progress func(done, total
 	if _, ok := m.volumes["damaged"]; !ok {
 		return nil, nil
 	}
-	return []api.Damage{{Kind: "checksum", Object: "segment 7 block 9", Detail: "want 1, found 2", Affected: []string{"damaged"}},
+	return []apiserver.Damage{{Kind: "checksum", Object: "segment 7 block 9", Detail: "want 1, found 2", Affected: []string{"damaged"}},
 		{Kind: "orphan", Object: "layer\x1b[31m 3"}}, nil
 }
 

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/volume"
 	"github.com/spf13/cobra"
@@ -69,7 +69,7 @@ type damageJSON struct {
 	Affected []string `json:"affected"`
 }
 
-func printDamages(out io.Writer, damages []api.Damage, asJSON bool) error {
+func printDamages(out io.Writer, damages []apiserver.Damage, asJSON bool) error {
 	if asJSON {
 		rows := make([]damageJSON, len(damages))
 		for i, d := range damages {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/slackerd/slacker/activity"
-	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/config"
 	"github.com/slackerd/slacker/gc"
@@ -108,12 +108,12 @@ func (s *server) makeServers(background context.Context, began time.Time) (err e
 		}
 	}
 	u := upkeep{store: s.store, collector: s.collector.Load(), stopping: background}
-	admin, err := api.NewServer(s.store, api.Options{Version: versionText(), DataDir: s.config.Server.DataDir, NBDAddresses: advertise,
+	admin, err := apiserver.NewServer(s.store, apiserver.Options{Version: versionText(), DataDir: s.config.Server.DataDir, NBDAddresses: advertise,
 		Started: began, Checker: u, Collector: u, Access: s.config.Access.Policy, Log: s.log.Named("api")})
 	if err != nil {
 		return err
 	}
-	path, handler := api.NewHandler(admin)
+	path, handler := apiserver.NewHandler(admin)
 	s.http = newHTTP(path, handler, s.config.Access.Policy, s.health, registry, s.config.Server.Pprof, s.log.Named("http"))
 	return nil
 }

@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 
-	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/check"
 	"github.com/slackerd/slacker/gc"
 	"github.com/slackerd/slacker/volume"
@@ -18,8 +18,8 @@ type upkeep struct {
 }
 
 var (
-	_ api.Checker   = upkeep{}
-	_ api.Collector = upkeep{}
+	_ apiserver.Checker   = upkeep{}
+	_ apiserver.Collector = upkeep{}
 )
 
 // until returns ctx, which also ends when the server stops.
@@ -29,7 +29,7 @@ func (u upkeep) until(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { stop(); cancel() }
 }
 
-func (u upkeep) Check(ctx context.Context, data bool, progress func(done, total uint64, unit string)) ([]api.Damage, error) {
+func (u upkeep) Check(ctx context.Context, data bool, progress func(done, total uint64, unit string)) ([]apiserver.Damage, error) {
 	ctx, done := u.until(ctx)
 	defer done()
 	found, err := u.store.Check(ctx, data, progress)
@@ -43,10 +43,10 @@ func (u upkeep) Collect(ctx context.Context, dryRun bool, progress func(step str
 }
 
 // toDamages puts damages in the words of the API.
-func toDamages(found []check.Damage) []api.Damage {
-	damages := make([]api.Damage, len(found))
+func toDamages(found []check.Damage) []apiserver.Damage {
+	damages := make([]apiserver.Damage, len(found))
 	for i, d := range found {
-		damages[i] = api.Damage(d)
+		damages[i] = apiserver.Damage(d)
 	}
 	return damages
 }

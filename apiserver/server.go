@@ -1,4 +1,4 @@
-package api
+package apiserver
 
 import (
 	"errors"
@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/slackerd/slacker/access"
+	"github.com/slackerd/slacker/api"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 )
 
@@ -39,19 +40,19 @@ var _ slackerv1connect.AdminServiceHandler = (*Server)(nil)
 func NewServer(store Store, opts Options) (*Server, error) {
 	var faults []error
 	if store == nil {
-		faults = append(faults, errors.New("api: no store given"))
+		faults = append(faults, errors.New("api server: no store given"))
 	}
 	if opts.Checker == nil {
-		faults = append(faults, errors.New("api: no checker given"))
+		faults = append(faults, errors.New("api server: no checker given"))
 	}
 	if opts.Collector == nil {
-		faults = append(faults, errors.New("api: no collector given"))
+		faults = append(faults, errors.New("api server: no collector given"))
 	}
 	if opts.Log == nil {
-		faults = append(faults, errors.New("api: no logger given"))
+		faults = append(faults, errors.New("api server: no logger given"))
 	}
 	if opts.Started.IsZero() {
-		faults = append(faults, errors.New("api: no start time given"))
+		faults = append(faults, errors.New("api server: no start time given"))
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -65,10 +66,10 @@ func NewServer(store Store, opts Options) (*Server, error) {
 // respond makes the answer of a call: msg, or err with its code.
 func respond[T any](msg *T, err error) (*connect.Response[T], error) {
 	if err != nil {
-		return nil, ToConnect(err)
+		return nil, api.ToConnect(err)
 	}
 	return connect.NewResponse(msg), nil
 }
 
 // refuse is respond for what failed before there was an answer.
-func refuse[T any](err error) (*connect.Response[T], error) { return nil, ToConnect(err) }
+func refuse[T any](err error) (*connect.Response[T], error) { return nil, api.ToConnect(err) }

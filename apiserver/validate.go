@@ -1,4 +1,4 @@
-package api
+package apiserver
 
 import (
 	"strings"
@@ -6,14 +6,8 @@ import (
 	"github.com/slackerd/slacker/block"
 )
 
-// Limits of requests.
-const (
-	// MaxRequestBytes bounds one request; the largest honest one has a few names.
-	MaxRequestBytes = 64 << 10
-	// MaxResponseBytes bounds what a client accepts as one message: a list of
-	// some hundred thousand volumes.
-	MaxResponseBytes = 64 << 20
-)
+// MaxRequestBytes bounds one request; the largest honest one has a few names.
+const MaxRequestBytes = 64 << 10
 
 // checkSize refuses what is no size of a volume.
 func checkSize(what string, sizeBytes uint64) error {

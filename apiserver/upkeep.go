@@ -1,4 +1,4 @@
-package api
+package apiserver
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 )
 
@@ -47,7 +48,7 @@ func (s *Server) Check(ctx context.Context, r *connect.Request[slackerv1.CheckRe
 		events.progress(&slackerv1.CheckEvent{Done: done, Total: total, Unit: unit}, done == total)
 	})
 	if err != nil {
-		return ToConnect(err)
+		return api.ToConnect(err)
 	}
 	for len(damage) > damagePerEvent {
 		if err := events.send(&slackerv1.CheckEvent{Damage: damageMessages(damage[:damagePerEvent])}); err != nil {
@@ -74,7 +75,7 @@ func (s *Server) CollectGarbage(ctx context.Context, r *connect.Request[slackerv
 		events.progress(&slackerv1.CollectGarbageEvent{Step: step, Done: done, Total: total, Unit: unit}, done == total)
 	})
 	if err != nil {
-		return ToConnect(err)
+		return api.ToConnect(err)
 	}
 	return events.send(&slackerv1.CollectGarbageEvent{FreedBytes: freed, Errors: itemErrors, Finished: true})
 }

@@ -1,4 +1,4 @@
-package api_test
+package apiserver_test
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
+	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/block"
 )
 
@@ -20,7 +21,9 @@ func TestKindsSurviveTheWire(t *testing.T) {
 	store := &fakeStore{}
 	var streamErr error
 	opts := options()
-	opts.Checker = checkFunc(func(context.Context, bool, func(uint64, uint64, string)) ([]api.Damage, error) { return nil, streamErr })
+	opts.Checker = checkFunc(func(context.Context, bool, func(uint64, uint64, string)) ([]apiserver.Damage, error) {
+		return nil, streamErr
+	})
 	addr := serve(t, store, opts)
 	plain := dial(t, addr)
 	for _, k := range block.Kinds() {

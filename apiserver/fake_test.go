@@ -1,4 +1,4 @@
-package api_test
+package apiserver_test
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/slackerd/slacker/api"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
+	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/volume"
 )
 
@@ -132,9 +133,9 @@ func (f *fakeStore) Status(context.Context) (volume.Status, error) {
 	return f.status, f.called("status")
 }
 
-type checkFunc func(ctx context.Context, data bool, progress func(done, total uint64, unit string)) ([]api.Damage, error)
+type checkFunc func(ctx context.Context, data bool, progress func(done, total uint64, unit string)) ([]apiserver.Damage, error)
 
-func (f checkFunc) Check(ctx context.Context, data bool, progress func(done, total uint64, unit string)) ([]api.Damage, error) {
+func (f checkFunc) Check(ctx context.Context, data bool, progress func(done, total uint64, unit string)) ([]apiserver.Damage, error) {
 	return f(ctx, data, progress)
 }
 
@@ -149,10 +150,10 @@ var (
 	frozen  = func() time.Time { return started }
 )
 
-func options() api.Options {
-	return api.Options{
+func options() apiserver.Options {
+	return apiserver.Options{
 		Version: "1.2.3", DataDir: "/data", NBDAddresses: []string{"tcp://127.0.0.1:10809"}, Started: started,
-		Checker: checkFunc(func(context.Context, bool, func(uint64, uint64, string)) ([]api.Damage, error) { return nil, nil }),
+		Checker: checkFunc(func(context.Context, bool, func(uint64, uint64, string)) ([]apiserver.Damage, error) { return nil, nil }),
 		Collector: collectFunc(func(context.Context, bool, func(string, uint64, uint64, string)) (uint64, []string, error) {
 			return 0, nil, nil
 		}),
@@ -161,13 +162,13 @@ func options() api.Options {
 }
 
 // serve starts a server and returns its base address.
-func serve(t *testing.T, store api.Store, opts api.Options) string {
+func serve(t *testing.T, store apiserver.Store, opts apiserver.Options) string {
 	t.Helper()
-	s, err := api.NewServer(store, opts)
+	s, err := apiserver.NewServer(store, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, h := api.NewHandler(s)
+	path, h := apiserver.NewHandler(s)
 	mux := http.NewServeMux()
 	mux.Handle(path, h)
 	srv := httptest.NewServer(mux)
@@ -185,9 +186,9 @@ func dial(t *testing.T, addr string) slackerv1connect.AdminServiceClient {
 }
 
 // serveUnix is serve on a unix socket.
-func serveUnix(t *testing.T, store api.Store) string {
+func serveUnix(t *testing.T, store apiserver.Store) string {
 	t.Helper()
-	s, err := api.NewServer(store, options())
+	s, err := apiserver.NewServer(store, options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +197,7 @@ func serveUnix(t *testing.T, store api.Store) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, h := api.NewHandler(s)
+	path, h := apiserver.NewHandler(s)
 	mux := http.NewServeMux()
 	mux.Handle(path, h)
 	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}}
@@ -205,4 +206,4 @@ func serveUnix(t *testing.T, store api.Store) string {
 	return "unix://" + sock
 }
 
-var _ api.Store = (*volume.Store)(nil)
+var _ apiserver.Store = (*volume.Store)(nil)

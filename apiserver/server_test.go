@@ -1,4 +1,4 @@
-package api_test
+package apiserver_test
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
+	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/volume"
 )
@@ -73,7 +74,7 @@ func TestPlainJSONErrors(t *testing.T) {
 			t.Errorf("%s: %d %s, want it refused", body, status, answer)
 		}
 	}
-	if status, answer, _ := post(t, base, "GetVolume", `{"name":"`+strings.Repeat("a", api.MaxRequestBytes)+`"}`); status == http.StatusOK || !strings.Contains(answer, "larger than") {
+	if status, answer, _ := post(t, base, "GetVolume", `{"name":"`+strings.Repeat("a", apiserver.MaxRequestBytes)+`"}`); status == http.StatusOK || !strings.Contains(answer, "larger than") {
 		t.Errorf("a request that is too large: %d %.100s", status, answer)
 	}
 	if calls := store.took(); len(calls) > 0 {
@@ -203,11 +204,11 @@ func TestPanicIsAnInternalError(t *testing.T) {
 // Progress is rate-limited, and the end of each piece of work is told in any case.
 func TestCheckStreams(t *testing.T) {
 	opts := options()
-	var damage []api.Damage
+	var damage []apiserver.Damage
 	for i := range 1001 {
-		damage = append(damage, api.Damage{Kind: "checksum", Object: fmt.Sprint(i), Detail: "d", Affected: []string{"x", "x@s"}})
+		damage = append(damage, apiserver.Damage{Kind: "checksum", Object: fmt.Sprint(i), Detail: "d", Affected: []string{"x", "x@s"}})
 	}
-	opts.Checker = checkFunc(func(_ context.Context, data bool, progress func(uint64, uint64, string)) ([]api.Damage, error) {
+	opts.Checker = checkFunc(func(_ context.Context, data bool, progress func(uint64, uint64, string)) ([]apiserver.Damage, error) {
 		if !data {
 			return nil, errors.New("data was asked for")
 		}
@@ -272,7 +273,7 @@ func TestCollectStreams(t *testing.T) {
 func TestCheckEndsWithItsClient(t *testing.T) {
 	opts := options()
 	ended := make(chan struct{})
-	opts.Checker = checkFunc(func(ctx context.Context, _ bool, progress func(uint64, uint64, string)) ([]api.Damage, error) {
+	opts.Checker = checkFunc(func(ctx context.Context, _ bool, progress func(uint64, uint64, string)) ([]apiserver.Damage, error) {
 		defer close(ended)
 		progress(1, 1, "steps")
 		<-ctx.Done()
@@ -290,7 +291,7 @@ func TestCheckEndsWithItsClient(t *testing.T) {
 }
 
 func TestOptionsAreCheckedTogether(t *testing.T) {
-	_, err := api.NewServer(nil, api.Options{})
+	_, err := apiserver.NewServer(nil, apiserver.Options{})
 	if err == nil {
 		t.Fatal("no error")
 	}

@@ -1,4 +1,4 @@
-package api
+package apiserver
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/slackerd/slacker/access"
+	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 )
 
@@ -21,7 +22,7 @@ type need struct {
 func needs(want access.Permission, target string) []need { return []need{{want, target}} }
 
 // permits holds every request to the policy before the server sees it
-// (invariant 5), and leaves out of lists what may not be read.
+// (invariant 4), and leaves out of lists what may not be read.
 type permits struct{ s *Server }
 
 func (p *permits) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
@@ -31,7 +32,7 @@ func (p *permits) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		}
 		id := access.From(ctx)
 		if err := p.check(id, r.Any()); err != nil {
-			return nil, ToConnect(err)
+			return nil, api.ToConnect(err)
 		}
 		answer, err := next(ctx, r)
 		if err == nil {
@@ -49,7 +50,7 @@ func (p *permits) WrapStreamingClient(next connect.StreamingClientFunc) connect.
 func (p *permits) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, c connect.StreamingHandlerConn) error {
 		if err := p.s.opts.Access.Check(access.From(ctx), access.Admin, ""); err != nil {
-			return ToConnect(err)
+			return api.ToConnect(err)
 		}
 		return next(ctx, c)
 	}

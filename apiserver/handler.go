@@ -1,4 +1,4 @@
-package api
+package apiserver
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"connectrpc.com/connect"
 	"go.uber.org/zap"
 
+	"github.com/slackerd/slacker/api"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
 )
@@ -30,7 +31,7 @@ func NewHandler(s *Server) (path string, h http.Handler) {
 // stays in the log: it is no business of the caller.
 func (s *Server) recovered(_ context.Context, spec connect.Spec, _ http.Header, cause any) error {
 	s.opts.Log.Error("panic in a request", zap.String("procedure", spec.Procedure), zap.Any("cause", cause), zap.Stack("stack"))
-	return ToConnect(block.Errorf(block.Internal, "%s: a fault in the server; its log says more", spec.Procedure))
+	return api.ToConnect(block.Errorf(block.Internal, "%s: a fault in the server; its log says more", spec.Procedure))
 }
 
 // logger logs every request at debug level.
