@@ -100,6 +100,9 @@ func (f *fakeStore) DeleteSnapshot(_ context.Context, v, s string) error {
 func (f *fakeStore) Rollback(_ context.Context, v, s string) (volume.Info, error) {
 	return f.info, f.called("rollback " + v + "@" + s)
 }
+func (f *fakeStore) Publish(_ context.Context, v, target string) (volume.SnapshotInfo, error) {
+	return f.snap(), f.called("publish " + v + " " + target)
+}
 func (f *fakeStore) Clone(_ context.Context, v, s, n string) (volume.Info, error) {
 	return f.info, f.called("clone " + v + "@" + s + " " + n)
 }

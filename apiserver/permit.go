@@ -88,6 +88,8 @@ func (p *permits) needs(request any) ([]need, error) {
 		return needs(access.Read, m.GetVolume()), nil
 	case *slackerv1.CreateSnapshotRequest:
 		return needs(access.Write, m.GetVolume()), nil
+	case *slackerv1.PublishRequest:
+		return []need{{access.Write, m.GetVolume()}, {access.Clone, m.GetVolume()}, {access.Admin, m.GetNewVolume()}}, nil
 	case *slackerv1.CloneSnapshotRequest:
 		return []need{{access.Clone, m.GetVolume()}, {access.Admin, m.GetNewVolume()}}, nil
 	case *slackerv1.CreateVolumeRequest:

@@ -70,6 +70,18 @@ func TestCloneNeedsBothSides(t *testing.T) {
 	}
 }
 
+func TestPublishNeedsBothSides(t *testing.T) {
+	r := &slackerv1.PublishRequest{Volume: "v", NewVolume: "n", NewSnapshot: "s"}
+	for rules, ok := range map[[3]string]bool{
+		{"any clone v", "any write v", "any admin n"}: true, {"any clone v", "any read v", "any admin n"}: false,
+		{"any write v", "any read v", "any admin n"}: false, {"any clone v", "any write v", "any write n"}: false,
+	} {
+		if err := permitsOf(t, rules[:]...).check(access.Identity{}, r); (err == nil) != ok {
+			t.Errorf("%v: %v", rules, err)
+		}
+	}
+}
+
 func TestListsShowWhatMayBeRead(t *testing.T) {
 	p := permitsOf(t, "uid=1 read a/*", "uid=2 read **")
 	volumes := &slackerv1.ListVolumesResponse{Volumes: []*slackerv1.Volume{{Name: "a/x"}, {Name: "b"}}}

@@ -18,6 +18,19 @@ func (s *Server) CreateSnapshot(ctx context.Context, r *connect.Request[slackerv
 	return respond(snapshotMessage(info), err)
 }
 
+// Publish makes a snapshot of a volume, as the one snapshot of a new volume.
+func (s *Server) Publish(ctx context.Context, r *connect.Request[slackerv1.PublishRequest]) (*connect.Response[slackerv1.Snapshot], error) {
+	volume, newVolume, snapshot := r.Msg.GetVolume(), r.Msg.GetNewVolume(), r.Msg.GetNewSnapshot()
+	if err := block.CheckVolumeName(volume); err != nil {
+		return refuse[slackerv1.Snapshot](err)
+	}
+	if err := checkSnapshot(newVolume, snapshot); err != nil {
+		return refuse[slackerv1.Snapshot](err)
+	}
+	info, err := s.store.Publish(ctx, volume, newVolume+"@"+snapshot)
+	return respond(snapshotMessage(info), err)
+}
+
 // ListSnapshots lists the snapshots of a volume, or of all volumes.
 func (s *Server) ListSnapshots(ctx context.Context, r *connect.Request[slackerv1.ListSnapshotsRequest]) (*connect.Response[slackerv1.ListSnapshotsResponse], error) {
 	if name := r.Msg.GetVolume(); name != "" {

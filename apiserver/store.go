@@ -20,6 +20,7 @@ type Store interface {
 	WouldFree(ctx context.Context, target string, withSnapshots bool) (bytes uint64, deleted []string, err error)
 
 	Snapshot(ctx context.Context, volume, snapshot string) (volume.SnapshotInfo, error)
+	Publish(ctx context.Context, volume, target string) (volume.SnapshotInfo, error)
 	Snapshots(ctx context.Context, volume string) ([]volume.SnapshotInfo, error)
 	GetSnapshot(ctx context.Context, volume, snapshot string) (volume.SnapshotInfo, error)
 	DeleteSnapshot(ctx context.Context, volume, snapshot string) error

@@ -176,6 +176,12 @@ func (c *script) run() error {
 		},
 		func() error { return c.collect() },
 		func() error { return c.write("c", 120, 10, false) },
+		func() error {
+			return c.appear("p", "c", func() error {
+				return c.appear("p@t", "c", func() error { _, err := c.s.Publish(ctx, "c", "p@t"); return err })
+			})
+		},
+		func() error { return c.write("c", 0, 10, false) },
 		func() error { return c.reopen() },
 	}
 	for i, step := range steps {
@@ -261,6 +267,9 @@ func (e expectation) compare(s *Store) error {
 	for _, i := range infos {
 		if e.cells[i.Name] == nil {
 			return fmt.Errorf("volume %s is there", i.Name)
+		}
+		if i.Name == "p" && i.Snapshots != 1 {
+			return fmt.Errorf("volume p was published without its snapshot")
 		}
 	}
 	damages, err := s.Check(ctx, true, nil)

@@ -212,8 +212,10 @@ func (m *model) step() {
 		v.settle(0, len(v.cells))
 	case k < 62:
 		m.snapshot(name, v)
-	case k < 68:
+	case k < 66:
 		m.clone(name, v)
+	case k < 68:
+		m.publish(name, v)
 	case k < 71:
 		m.rollback(name, v)
 	case k < 76:
@@ -274,6 +276,18 @@ func (m *model) snapshot(name string, v *modelVolume) {
 	m.must(err)
 	v.settle(0, len(v.cells))
 	v.snaps[sn] = v.tags()
+}
+
+func (m *model) publish(name string, v *modelVolume) {
+	if len(m.vols) > 8 {
+		return
+	}
+	n, sn := m.newName("p"), m.newName("s")
+	m.log("publish %s %s@%s", name, n, sn)
+	_, err := m.s.Publish(context.Background(), name, n+"@"+sn)
+	m.must(err)
+	v.settle(0, len(v.cells))
+	m.vols[n] = &modelVolume{cells: cellsOf(v.tags()), snaps: map[string][]tag{sn: v.tags()}}
 }
 
 func (m *model) clone(name string, v *modelVolume) {

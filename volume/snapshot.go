@@ -166,3 +166,61 @@ func (s *Store) Rollback(_ context.Context, volume, snapshot string) (Info, erro
 	s.o.OnGarbage()
 	return s.info(v), nil
 }
+
+// Publish makes a snapshot of a volume, as Snapshot does, but as target, the
+// one snapshot of a new volume: in one step it is there, complete, or not at
+// all. The volume goes on as a clone of it.
+func (s *Store) Publish(ctx context.Context, volume, target string) (SnapshotInfo, error) {
+	newVolume, snapshot, err := block.SplitSnapshot(target)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	if err := s.log.Sync(ctx); err != nil {
+		return SnapshotInfo{}, err
+	}
+	x, err := s.begin()
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	defer s.mu.Unlock()
+	v, err := s.findVolume(volume)
+	if err == nil {
+		err = s.checkFree(newVolume)
+	}
+	if err != nil {
+		x.Discard()
+		return SnapshotInfo{}, err
+	}
+	return s.sealAs(ctx, x, v, newVolume, snapshot)
+}
+
+// sealAs commits the transaction with the volume's head as the snapshot of a
+// new volume, and new heads on it for both.
+func (s *Store) sealAs(ctx context.Context, x *cow.Tx, v *vol, newVolume, snapshot string) (SnapshotInfo, error) {
+	v.gate.Lock()
+	defer v.gate.Unlock()
+	if err := s.log.Sync(ctx); err != nil {
+		x.Discard()
+		return SnapshotInfo{}, err
+	}
+	sealed, now, target := v.head.Load(), s.o.Now(), newVolume+"@"+snapshot
+	head, newHead := s.newHead(x, sealed), s.newHead(x, sealed)
+	r := v.rec
+	r.Head, r.Origin = head.ID, target
+	nr := cow.VolumeRecord{ID: block.VolumeID(s.id(x)), Name: newVolume, SizeBytes: v.size.Load(), Created: now, Origin: target, Head: newHead.ID}
+	sn := &snap{layer: sealed, devices: map[*Device]struct{}{}, rec: cow.SnapshotRecord{Volume: nr.ID, Name: snapshot,
+		SizeBytes: nr.SizeBytes, Created: now, Layer: sealed.ID}}
+	x.PutVolume(&r)
+	x.PutVolume(&nr)
+	x.PutSnapshot(&sn.rec)
+	if err := s.commit(x); err != nil {
+		s.tree.Drop(newHead)
+		s.tree.Drop(head)
+		return SnapshotInfo{}, err
+	}
+	v.rec = r
+	v.head.Store(head) // the sealed layer's name passes from the volume to the snapshot
+	nv := s.addVolume(nr, newHead)
+	nv.snaps[snapshot] = sn
+	return s.snapInfo(nv, sn), nil
+}

@@ -154,6 +154,32 @@ func TestSnapshotCloneRollback(t *testing.T) {
 	same(t, "rolled back", readAll(t, openDevice(t, s, "v")), one)
 }
 
+// TestPublish: the new volume's snapshot holds what was written before it, and
+// the published volume goes on by itself, open as it is.
+func TestPublish(t *testing.T) {
+	ctx := context.Background()
+	s := mustOpen(t, testOptions(t, vfs.NewMem()))
+	must[Info](t)(s.Create(ctx, "v", 2*mib))
+	d := openDevice(t, s, "v")
+	one := pattern(1, 2*mib)
+	mustDo(t, d.WriteAt(ctx, one, 0, false))
+	if sn := must[SnapshotInfo](t)(s.Publish(ctx, "v", "p@one")); sn.LayerBytes != 2*mib || sn.Volume != "p" {
+		t.Fatalf("published %+v, want the layer that v wrote", sn)
+	}
+	mustDo(t, d.WriteAt(ctx, pattern(2, 8192), 0, false))
+	if sn := must[SnapshotInfo](t)(s.Publish(ctx, "v", "q@two")); sn.LayerBytes != 8192 {
+		t.Fatalf("published %+v, want the layer of what v wrote since", sn)
+	}
+	same(t, "first", readAll(t, openDevice(t, s, "p@one")), one)
+	same(t, "head of the first", readAll(t, openDevice(t, s, "p")), one)
+	two := append(pattern(2, 8192), one[8192:]...)
+	same(t, "second", readAll(t, openDevice(t, s, "q@two")), two)
+	same(t, "the volume", readAll(t, d), two)
+	if v := must[Info](t)(s.Get(ctx, "v")); v.Snapshots != 0 || v.HeadBytes != 0 || v.Origin != "q@two" {
+		t.Fatalf("the volume is %+v, want one without snapshots on q@two", v)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	ctx := context.Background()
 	s := mustOpen(t, testOptions(t, vfs.NewMem()))
@@ -174,6 +200,9 @@ func TestErrors(t *testing.T) {
 			return err
 		}},
 		{"snapshot twice", block.Exists, func() error { _, err := s.Snapshot(ctx, "v", "s"); return err }},
+		{"publish as what is there", block.Exists, func() error { _, err := s.Publish(ctx, "v", "v@t"); return err }},
+		{"publish without a snapshot", block.Invalid, func() error { _, err := s.Publish(ctx, "v", "w"); return err }},
+		{"publish nothing", block.NotFound, func() error { _, err := s.Publish(ctx, "x", "w@t"); return err }},
 		{"snapshot of nothing", block.NotFound, func() error { _, err := s.Snapshot(ctx, "x", "s"); return err }},
 		{"clone of nothing", block.NotFound, func() error { _, err := s.Clone(ctx, "v", "t", "y"); return err }},
 		{"delete with snapshots", block.Busy, func() error { _, err := s.Delete(ctx, "v", false); return err }},

@@ -795,6 +795,66 @@ func (x *CreateSnapshotRequest) GetSnapshot() string {
 	return ""
 }
 
+type PublishRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	NewVolume     string                 `protobuf:"bytes,2,opt,name=new_volume,json=newVolume,proto3" json:"new_volume,omitempty"`
+	NewSnapshot   string                 `protobuf:"bytes,3,opt,name=new_snapshot,json=newSnapshot,proto3" json:"new_snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishRequest) Reset() {
+	*x = PublishRequest{}
+	mi := &file_slacker_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishRequest) ProtoMessage() {}
+
+func (x *PublishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
+func (*PublishRequest) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PublishRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetNewVolume() string {
+	if x != nil {
+		return x.NewVolume
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetNewSnapshot() string {
+	if x != nil {
+		return x.NewSnapshot
+	}
+	return ""
+}
+
 type ListSnapshotsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
@@ -804,7 +864,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_slacker_proto_msgTypes[13]
+	mi := &file_slacker_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +876,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[13]
+	mi := &file_slacker_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +889,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{13}
+	return file_slacker_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListSnapshotsRequest) GetVolume() string {
@@ -848,7 +908,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_slacker_proto_msgTypes[14]
+	mi := &file_slacker_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +920,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[14]
+	mi := &file_slacker_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +933,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{14}
+	return file_slacker_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
@@ -894,7 +954,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_slacker_proto_msgTypes[15]
+	mi := &file_slacker_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +966,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[15]
+	mi := &file_slacker_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +979,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{15}
+	return file_slacker_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetSnapshotRequest) GetVolume() string {
@@ -953,7 +1013,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_slacker_proto_msgTypes[16]
+	mi := &file_slacker_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1025,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[16]
+	mi := &file_slacker_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1038,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{16}
+	return file_slacker_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -1006,7 +1066,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_slacker_proto_msgTypes[17]
+	mi := &file_slacker_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1078,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[17]
+	mi := &file_slacker_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1091,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{17}
+	return file_slacker_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteSnapshotRequest) GetVolume() string {
@@ -1065,7 +1125,7 @@ type RollbackVolumeRequest struct {
 
 func (x *RollbackVolumeRequest) Reset() {
 	*x = RollbackVolumeRequest{}
-	mi := &file_slacker_proto_msgTypes[18]
+	mi := &file_slacker_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1137,7 @@ func (x *RollbackVolumeRequest) String() string {
 func (*RollbackVolumeRequest) ProtoMessage() {}
 
 func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[18]
+	mi := &file_slacker_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1150,7 @@ func (x *RollbackVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RollbackVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{18}
+	return file_slacker_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RollbackVolumeRequest) GetVolume() string {
@@ -1118,7 +1178,7 @@ type CloneSnapshotRequest struct {
 
 func (x *CloneSnapshotRequest) Reset() {
 	*x = CloneSnapshotRequest{}
-	mi := &file_slacker_proto_msgTypes[19]
+	mi := &file_slacker_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1190,7 @@ func (x *CloneSnapshotRequest) String() string {
 func (*CloneSnapshotRequest) ProtoMessage() {}
 
 func (x *CloneSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[19]
+	mi := &file_slacker_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1203,7 @@ func (x *CloneSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CloneSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{19}
+	return file_slacker_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CloneSnapshotRequest) GetVolume() string {
@@ -1178,7 +1238,7 @@ type BeginImportRequest struct {
 
 func (x *BeginImportRequest) Reset() {
 	*x = BeginImportRequest{}
-	mi := &file_slacker_proto_msgTypes[20]
+	mi := &file_slacker_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1250,7 @@ func (x *BeginImportRequest) String() string {
 func (*BeginImportRequest) ProtoMessage() {}
 
 func (x *BeginImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[20]
+	mi := &file_slacker_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1263,7 @@ func (x *BeginImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginImportRequest.ProtoReflect.Descriptor instead.
 func (*BeginImportRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{20}
+	return file_slacker_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BeginImportRequest) GetVolume() string {
@@ -1237,7 +1297,7 @@ type BeginImportResponse struct {
 
 func (x *BeginImportResponse) Reset() {
 	*x = BeginImportResponse{}
-	mi := &file_slacker_proto_msgTypes[21]
+	mi := &file_slacker_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1309,7 @@ func (x *BeginImportResponse) String() string {
 func (*BeginImportResponse) ProtoMessage() {}
 
 func (x *BeginImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[21]
+	mi := &file_slacker_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1322,7 @@ func (x *BeginImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginImportResponse.ProtoReflect.Descriptor instead.
 func (*BeginImportResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{21}
+	return file_slacker_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BeginImportResponse) GetImportId() string {
@@ -1288,7 +1348,7 @@ type FinishImportRequest struct {
 
 func (x *FinishImportRequest) Reset() {
 	*x = FinishImportRequest{}
-	mi := &file_slacker_proto_msgTypes[22]
+	mi := &file_slacker_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1360,7 @@ func (x *FinishImportRequest) String() string {
 func (*FinishImportRequest) ProtoMessage() {}
 
 func (x *FinishImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[22]
+	mi := &file_slacker_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1373,7 @@ func (x *FinishImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishImportRequest.ProtoReflect.Descriptor instead.
 func (*FinishImportRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{22}
+	return file_slacker_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FinishImportRequest) GetImportId() string {
@@ -1332,7 +1392,7 @@ type AbortImportRequest struct {
 
 func (x *AbortImportRequest) Reset() {
 	*x = AbortImportRequest{}
-	mi := &file_slacker_proto_msgTypes[23]
+	mi := &file_slacker_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1404,7 @@ func (x *AbortImportRequest) String() string {
 func (*AbortImportRequest) ProtoMessage() {}
 
 func (x *AbortImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[23]
+	mi := &file_slacker_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1417,7 @@ func (x *AbortImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortImportRequest.ProtoReflect.Descriptor instead.
 func (*AbortImportRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{23}
+	return file_slacker_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AbortImportRequest) GetImportId() string {
@@ -1375,7 +1435,7 @@ type AbortImportResponse struct {
 
 func (x *AbortImportResponse) Reset() {
 	*x = AbortImportResponse{}
-	mi := &file_slacker_proto_msgTypes[24]
+	mi := &file_slacker_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1447,7 @@ func (x *AbortImportResponse) String() string {
 func (*AbortImportResponse) ProtoMessage() {}
 
 func (x *AbortImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[24]
+	mi := &file_slacker_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1460,7 @@ func (x *AbortImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortImportResponse.ProtoReflect.Descriptor instead.
 func (*AbortImportResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{24}
+	return file_slacker_proto_rawDescGZIP(), []int{25}
 }
 
 type AttachRequest struct {
@@ -1416,7 +1476,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_slacker_proto_msgTypes[25]
+	mi := &file_slacker_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1488,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[25]
+	mi := &file_slacker_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1501,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{25}
+	return file_slacker_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AttachRequest) GetTarget() string {
@@ -1500,7 +1560,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_slacker_proto_msgTypes[26]
+	mi := &file_slacker_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1572,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[26]
+	mi := &file_slacker_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1585,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{26}
+	return file_slacker_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Attachment) GetId() string {
@@ -1607,7 +1667,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_slacker_proto_msgTypes[27]
+	mi := &file_slacker_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1679,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[27]
+	mi := &file_slacker_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1692,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{27}
+	return file_slacker_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DetachRequest) GetAttachmentId() string {
@@ -1650,7 +1710,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_slacker_proto_msgTypes[28]
+	mi := &file_slacker_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1722,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[28]
+	mi := &file_slacker_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1735,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{28}
+	return file_slacker_proto_rawDescGZIP(), []int{29}
 }
 
 type ListAttachmentsRequest struct {
@@ -1688,7 +1748,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_slacker_proto_msgTypes[29]
+	mi := &file_slacker_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1760,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[29]
+	mi := &file_slacker_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1773,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{29}
+	return file_slacker_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListAttachmentsRequest) GetTarget() string {
@@ -1739,7 +1799,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_slacker_proto_msgTypes[30]
+	mi := &file_slacker_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1811,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[30]
+	mi := &file_slacker_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1824,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{30}
+	return file_slacker_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -1782,7 +1842,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_slacker_proto_msgTypes[31]
+	mi := &file_slacker_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1854,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[31]
+	mi := &file_slacker_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1867,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{31}
+	return file_slacker_proto_rawDescGZIP(), []int{32}
 }
 
 type Status struct {
@@ -1834,7 +1894,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_slacker_proto_msgTypes[32]
+	mi := &file_slacker_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +1906,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[32]
+	mi := &file_slacker_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +1919,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{32}
+	return file_slacker_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Status) GetVersion() string {
@@ -1983,7 +2043,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_slacker_proto_msgTypes[33]
+	mi := &file_slacker_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2055,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[33]
+	mi := &file_slacker_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2068,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{33}
+	return file_slacker_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CheckRequest) GetData() bool {
@@ -2031,7 +2091,7 @@ type CheckEvent struct {
 
 func (x *CheckEvent) Reset() {
 	*x = CheckEvent{}
-	mi := &file_slacker_proto_msgTypes[34]
+	mi := &file_slacker_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2043,7 +2103,7 @@ func (x *CheckEvent) String() string {
 func (*CheckEvent) ProtoMessage() {}
 
 func (x *CheckEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[34]
+	mi := &file_slacker_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2056,7 +2116,7 @@ func (x *CheckEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckEvent.ProtoReflect.Descriptor instead.
 func (*CheckEvent) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{34}
+	return file_slacker_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CheckEvent) GetDone() uint64 {
@@ -2106,7 +2166,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_slacker_proto_msgTypes[35]
+	mi := &file_slacker_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2178,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[35]
+	mi := &file_slacker_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2191,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{35}
+	return file_slacker_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Damage) GetKind() string {
@@ -2171,7 +2231,7 @@ type CollectGarbageRequest struct {
 
 func (x *CollectGarbageRequest) Reset() {
 	*x = CollectGarbageRequest{}
-	mi := &file_slacker_proto_msgTypes[36]
+	mi := &file_slacker_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2243,7 @@ func (x *CollectGarbageRequest) String() string {
 func (*CollectGarbageRequest) ProtoMessage() {}
 
 func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[36]
+	mi := &file_slacker_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2256,7 @@ func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageRequest.ProtoReflect.Descriptor instead.
 func (*CollectGarbageRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{36}
+	return file_slacker_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CollectGarbageRequest) GetDryRun() bool {
@@ -2221,7 +2281,7 @@ type CollectGarbageEvent struct {
 
 func (x *CollectGarbageEvent) Reset() {
 	*x = CollectGarbageEvent{}
-	mi := &file_slacker_proto_msgTypes[37]
+	mi := &file_slacker_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2293,7 @@ func (x *CollectGarbageEvent) String() string {
 func (*CollectGarbageEvent) ProtoMessage() {}
 
 func (x *CollectGarbageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[37]
+	mi := &file_slacker_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2306,7 @@ func (x *CollectGarbageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageEvent.ProtoReflect.Descriptor instead.
 func (*CollectGarbageEvent) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{37}
+	return file_slacker_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CollectGarbageEvent) GetStep() string {
@@ -2362,7 +2422,12 @@ const file_slacker_proto_rawDesc = "" +
 	"\adeleted\x18\x02 \x03(\tR\adeleted\"K\n" +
 	"\x15CreateSnapshotRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1a\n" +
-	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\".\n" +
+	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\"j\n" +
+	"\x0ePublishRequest\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1d\n" +
+	"\n" +
+	"new_volume\x18\x02 \x01(\tR\tnewVolume\x12!\n" +
+	"\fnew_snapshot\x18\x03 \x01(\tR\vnewSnapshot\".\n" +
 	"\x14ListSnapshotsRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\"K\n" +
 	"\x15ListSnapshotsResponse\x122\n" +
@@ -2478,7 +2543,7 @@ const file_slacker_proto_rawDesc = "" +
 	"\vfreed_bytes\x18\x05 \x01(\x04R\n" +
 	"freedBytes\x12\x16\n" +
 	"\x06errors\x18\x06 \x03(\tR\x06errors\x12\x1a\n" +
-	"\bfinished\x18\a \x01(\bR\bfinished2\xab\f\n" +
+	"\bfinished\x18\a \x01(\bR\bfinished2\xe8\f\n" +
 	"\fAdminService\x12C\n" +
 	"\fCreateVolume\x12\x1f.slacker.v1.CreateVolumeRequest\x1a\x12.slacker.v1.Volume\x12N\n" +
 	"\vListVolumes\x12\x1e.slacker.v1.ListVolumesRequest\x1a\x1f.slacker.v1.ListVolumesResponse\x12H\n" +
@@ -2486,7 +2551,8 @@ const file_slacker_proto_rawDesc = "" +
 	"\fResizeVolume\x12\x1f.slacker.v1.ResizeVolumeRequest\x1a\x12.slacker.v1.Volume\x12C\n" +
 	"\fRenameVolume\x12\x1f.slacker.v1.RenameVolumeRequest\x1a\x12.slacker.v1.Volume\x12K\n" +
 	"\fDeleteVolume\x12\x1f.slacker.v1.DeleteVolumeRequest\x1a\x1a.slacker.v1.DeleteResponse\x12I\n" +
-	"\x0eCreateSnapshot\x12!.slacker.v1.CreateSnapshotRequest\x1a\x14.slacker.v1.Snapshot\x12T\n" +
+	"\x0eCreateSnapshot\x12!.slacker.v1.CreateSnapshotRequest\x1a\x14.slacker.v1.Snapshot\x12;\n" +
+	"\aPublish\x12\x1a.slacker.v1.PublishRequest\x1a\x14.slacker.v1.Snapshot\x12T\n" +
 	"\rListSnapshots\x12 .slacker.v1.ListSnapshotsRequest\x1a!.slacker.v1.ListSnapshotsResponse\x12N\n" +
 	"\vGetSnapshot\x12\x1e.slacker.v1.GetSnapshotRequest\x1a\x1f.slacker.v1.GetSnapshotResponse\x12O\n" +
 	"\x0eDeleteSnapshot\x12!.slacker.v1.DeleteSnapshotRequest\x1a\x1a.slacker.v1.DeleteResponse\x12G\n" +
@@ -2514,7 +2580,7 @@ func file_slacker_proto_rawDescGZIP() []byte {
 	return file_slacker_proto_rawDescData
 }
 
-var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_slacker_proto_goTypes = []any{
 	(*Volume)(nil),                  // 0: slacker.v1.Volume
 	(*Snapshot)(nil),                // 1: slacker.v1.Snapshot
@@ -2529,37 +2595,38 @@ var file_slacker_proto_goTypes = []any{
 	(*DeleteVolumeRequest)(nil),     // 10: slacker.v1.DeleteVolumeRequest
 	(*DeleteResponse)(nil),          // 11: slacker.v1.DeleteResponse
 	(*CreateSnapshotRequest)(nil),   // 12: slacker.v1.CreateSnapshotRequest
-	(*ListSnapshotsRequest)(nil),    // 13: slacker.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),   // 14: slacker.v1.ListSnapshotsResponse
-	(*GetSnapshotRequest)(nil),      // 15: slacker.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),     // 16: slacker.v1.GetSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),   // 17: slacker.v1.DeleteSnapshotRequest
-	(*RollbackVolumeRequest)(nil),   // 18: slacker.v1.RollbackVolumeRequest
-	(*CloneSnapshotRequest)(nil),    // 19: slacker.v1.CloneSnapshotRequest
-	(*BeginImportRequest)(nil),      // 20: slacker.v1.BeginImportRequest
-	(*BeginImportResponse)(nil),     // 21: slacker.v1.BeginImportResponse
-	(*FinishImportRequest)(nil),     // 22: slacker.v1.FinishImportRequest
-	(*AbortImportRequest)(nil),      // 23: slacker.v1.AbortImportRequest
-	(*AbortImportResponse)(nil),     // 24: slacker.v1.AbortImportResponse
-	(*AttachRequest)(nil),           // 25: slacker.v1.AttachRequest
-	(*Attachment)(nil),              // 26: slacker.v1.Attachment
-	(*DetachRequest)(nil),           // 27: slacker.v1.DetachRequest
-	(*DetachResponse)(nil),          // 28: slacker.v1.DetachResponse
-	(*ListAttachmentsRequest)(nil),  // 29: slacker.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil), // 30: slacker.v1.ListAttachmentsResponse
-	(*GetStatusRequest)(nil),        // 31: slacker.v1.GetStatusRequest
-	(*Status)(nil),                  // 32: slacker.v1.Status
-	(*CheckRequest)(nil),            // 33: slacker.v1.CheckRequest
-	(*CheckEvent)(nil),              // 34: slacker.v1.CheckEvent
-	(*Damage)(nil),                  // 35: slacker.v1.Damage
-	(*CollectGarbageRequest)(nil),   // 36: slacker.v1.CollectGarbageRequest
-	(*CollectGarbageEvent)(nil),     // 37: slacker.v1.CollectGarbageEvent
-	(*timestamppb.Timestamp)(nil),   // 38: google.protobuf.Timestamp
+	(*PublishRequest)(nil),          // 13: slacker.v1.PublishRequest
+	(*ListSnapshotsRequest)(nil),    // 14: slacker.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),   // 15: slacker.v1.ListSnapshotsResponse
+	(*GetSnapshotRequest)(nil),      // 16: slacker.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),     // 17: slacker.v1.GetSnapshotResponse
+	(*DeleteSnapshotRequest)(nil),   // 18: slacker.v1.DeleteSnapshotRequest
+	(*RollbackVolumeRequest)(nil),   // 19: slacker.v1.RollbackVolumeRequest
+	(*CloneSnapshotRequest)(nil),    // 20: slacker.v1.CloneSnapshotRequest
+	(*BeginImportRequest)(nil),      // 21: slacker.v1.BeginImportRequest
+	(*BeginImportResponse)(nil),     // 22: slacker.v1.BeginImportResponse
+	(*FinishImportRequest)(nil),     // 23: slacker.v1.FinishImportRequest
+	(*AbortImportRequest)(nil),      // 24: slacker.v1.AbortImportRequest
+	(*AbortImportResponse)(nil),     // 25: slacker.v1.AbortImportResponse
+	(*AttachRequest)(nil),           // 26: slacker.v1.AttachRequest
+	(*Attachment)(nil),              // 27: slacker.v1.Attachment
+	(*DetachRequest)(nil),           // 28: slacker.v1.DetachRequest
+	(*DetachResponse)(nil),          // 29: slacker.v1.DetachResponse
+	(*ListAttachmentsRequest)(nil),  // 30: slacker.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil), // 31: slacker.v1.ListAttachmentsResponse
+	(*GetStatusRequest)(nil),        // 32: slacker.v1.GetStatusRequest
+	(*Status)(nil),                  // 33: slacker.v1.Status
+	(*CheckRequest)(nil),            // 34: slacker.v1.CheckRequest
+	(*CheckEvent)(nil),              // 35: slacker.v1.CheckEvent
+	(*Damage)(nil),                  // 36: slacker.v1.Damage
+	(*CollectGarbageRequest)(nil),   // 37: slacker.v1.CollectGarbageRequest
+	(*CollectGarbageEvent)(nil),     // 38: slacker.v1.CollectGarbageEvent
+	(*timestamppb.Timestamp)(nil),   // 39: google.protobuf.Timestamp
 }
 var file_slacker_proto_depIdxs = []int32{
-	38, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	26, // 1: slacker.v1.Volume.attachment:type_name -> slacker.v1.Attachment
-	38, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	39, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	27, // 1: slacker.v1.Volume.attachment:type_name -> slacker.v1.Attachment
+	39, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
 	0,  // 3: slacker.v1.ListVolumesResponse.volumes:type_name -> slacker.v1.Volume
 	0,  // 4: slacker.v1.GetVolumeResponse.volume:type_name -> slacker.v1.Volume
 	2,  // 5: slacker.v1.GetVolumeResponse.space:type_name -> slacker.v1.Space
@@ -2567,11 +2634,11 @@ var file_slacker_proto_depIdxs = []int32{
 	1,  // 7: slacker.v1.ListSnapshotsResponse.snapshots:type_name -> slacker.v1.Snapshot
 	1,  // 8: slacker.v1.GetSnapshotResponse.snapshot:type_name -> slacker.v1.Snapshot
 	2,  // 9: slacker.v1.GetSnapshotResponse.space:type_name -> slacker.v1.Space
-	26, // 10: slacker.v1.BeginImportResponse.attachment:type_name -> slacker.v1.Attachment
-	38, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
-	26, // 12: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
-	38, // 13: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
-	35, // 14: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
+	27, // 10: slacker.v1.BeginImportResponse.attachment:type_name -> slacker.v1.Attachment
+	39, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
+	27, // 12: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
+	39, // 13: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
+	36, // 14: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
 	3,  // 15: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
 	4,  // 16: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
 	6,  // 17: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
@@ -2579,43 +2646,45 @@ var file_slacker_proto_depIdxs = []int32{
 	9,  // 19: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
 	10, // 20: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
 	12, // 21: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
-	13, // 22: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
-	15, // 23: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
-	17, // 24: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
-	18, // 25: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
-	19, // 26: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
-	20, // 27: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
-	22, // 28: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
-	23, // 29: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
-	25, // 30: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
-	27, // 31: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
-	29, // 32: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
-	31, // 33: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
-	33, // 34: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
-	36, // 35: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
-	0,  // 36: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
-	5,  // 37: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
-	7,  // 38: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
-	0,  // 39: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
-	0,  // 40: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
-	11, // 41: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
-	1,  // 42: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
-	14, // 43: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
-	16, // 44: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
-	11, // 45: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
-	0,  // 46: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
-	0,  // 47: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
-	21, // 48: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
-	1,  // 49: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
-	24, // 50: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
-	26, // 51: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
-	28, // 52: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
-	30, // 53: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
-	32, // 54: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
-	34, // 55: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
-	37, // 56: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
-	36, // [36:57] is the sub-list for method output_type
-	15, // [15:36] is the sub-list for method input_type
+	13, // 22: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
+	14, // 23: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
+	16, // 24: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
+	18, // 25: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
+	19, // 26: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
+	20, // 27: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
+	21, // 28: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
+	23, // 29: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
+	24, // 30: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
+	26, // 31: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
+	28, // 32: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
+	30, // 33: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
+	32, // 34: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
+	34, // 35: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
+	37, // 36: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
+	0,  // 37: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
+	5,  // 38: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
+	7,  // 39: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
+	0,  // 40: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
+	0,  // 41: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
+	11, // 42: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
+	1,  // 43: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
+	1,  // 44: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
+	15, // 45: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
+	17, // 46: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
+	11, // 47: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
+	0,  // 48: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
+	0,  // 49: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
+	22, // 50: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
+	1,  // 51: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
+	25, // 52: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
+	27, // 53: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
+	29, // 54: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
+	31, // 55: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
+	33, // 56: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
+	35, // 57: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
+	38, // 58: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
+	37, // [37:59] is the sub-list for method output_type
+	15, // [15:37] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name
@@ -2632,7 +2701,7 @@ func file_slacker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_slacker_proto_rawDesc), len(file_slacker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

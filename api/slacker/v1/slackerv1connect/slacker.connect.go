@@ -58,6 +58,8 @@ const (
 	// AdminServiceCreateSnapshotProcedure is the fully-qualified name of the AdminService's
 	// CreateSnapshot RPC.
 	AdminServiceCreateSnapshotProcedure = "/slacker.v1.AdminService/CreateSnapshot"
+	// AdminServicePublishProcedure is the fully-qualified name of the AdminService's Publish RPC.
+	AdminServicePublishProcedure = "/slacker.v1.AdminService/Publish"
 	// AdminServiceListSnapshotsProcedure is the fully-qualified name of the AdminService's
 	// ListSnapshots RPC.
 	AdminServiceListSnapshotsProcedure = "/slacker.v1.AdminService/ListSnapshots"
@@ -109,6 +111,9 @@ type AdminServiceClient interface {
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteResponse], error)
 	// Snapshots and clones. All are atomic and durable when they return.
 	CreateSnapshot(context.Context, *connect.Request[v1.CreateSnapshotRequest]) (*connect.Response[v1.Snapshot], error)
+	// Publish makes a snapshot of a volume as it is now, as the one snapshot of a
+	// new volume; the volume goes on as a clone of it.
+	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.Snapshot], error)
 	ListSnapshots(context.Context, *connect.Request[v1.ListSnapshotsRequest]) (*connect.Response[v1.ListSnapshotsResponse], error)
 	GetSnapshot(context.Context, *connect.Request[v1.GetSnapshotRequest]) (*connect.Response[v1.GetSnapshotResponse], error)
 	DeleteSnapshot(context.Context, *connect.Request[v1.DeleteSnapshotRequest]) (*connect.Response[v1.DeleteResponse], error)
@@ -180,6 +185,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			httpClient,
 			baseURL+AdminServiceCreateSnapshotProcedure,
 			connect.WithSchema(adminServiceMethods.ByName("CreateSnapshot")),
+			connect.WithClientOptions(opts...),
+		),
+		publish: connect.NewClient[v1.PublishRequest, v1.Snapshot](
+			httpClient,
+			baseURL+AdminServicePublishProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Publish")),
 			connect.WithClientOptions(opts...),
 		),
 		listSnapshots: connect.NewClient[v1.ListSnapshotsRequest, v1.ListSnapshotsResponse](
@@ -278,6 +289,7 @@ type adminServiceClient struct {
 	renameVolume    *connect.Client[v1.RenameVolumeRequest, v1.Volume]
 	deleteVolume    *connect.Client[v1.DeleteVolumeRequest, v1.DeleteResponse]
 	createSnapshot  *connect.Client[v1.CreateSnapshotRequest, v1.Snapshot]
+	publish         *connect.Client[v1.PublishRequest, v1.Snapshot]
 	listSnapshots   *connect.Client[v1.ListSnapshotsRequest, v1.ListSnapshotsResponse]
 	getSnapshot     *connect.Client[v1.GetSnapshotRequest, v1.GetSnapshotResponse]
 	deleteSnapshot  *connect.Client[v1.DeleteSnapshotRequest, v1.DeleteResponse]
@@ -327,6 +339,11 @@ func (c *adminServiceClient) DeleteVolume(ctx context.Context, req *connect.Requ
 // CreateSnapshot calls slacker.v1.AdminService.CreateSnapshot.
 func (c *adminServiceClient) CreateSnapshot(ctx context.Context, req *connect.Request[v1.CreateSnapshotRequest]) (*connect.Response[v1.Snapshot], error) {
 	return c.createSnapshot.CallUnary(ctx, req)
+}
+
+// Publish calls slacker.v1.AdminService.Publish.
+func (c *adminServiceClient) Publish(ctx context.Context, req *connect.Request[v1.PublishRequest]) (*connect.Response[v1.Snapshot], error) {
+	return c.publish.CallUnary(ctx, req)
 }
 
 // ListSnapshots calls slacker.v1.AdminService.ListSnapshots.
@@ -410,6 +427,9 @@ type AdminServiceHandler interface {
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteResponse], error)
 	// Snapshots and clones. All are atomic and durable when they return.
 	CreateSnapshot(context.Context, *connect.Request[v1.CreateSnapshotRequest]) (*connect.Response[v1.Snapshot], error)
+	// Publish makes a snapshot of a volume as it is now, as the one snapshot of a
+	// new volume; the volume goes on as a clone of it.
+	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.Snapshot], error)
 	ListSnapshots(context.Context, *connect.Request[v1.ListSnapshotsRequest]) (*connect.Response[v1.ListSnapshotsResponse], error)
 	GetSnapshot(context.Context, *connect.Request[v1.GetSnapshotRequest]) (*connect.Response[v1.GetSnapshotResponse], error)
 	DeleteSnapshot(context.Context, *connect.Request[v1.DeleteSnapshotRequest]) (*connect.Response[v1.DeleteResponse], error)
@@ -477,6 +497,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		AdminServiceCreateSnapshotProcedure,
 		svc.CreateSnapshot,
 		connect.WithSchema(adminServiceMethods.ByName("CreateSnapshot")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServicePublishHandler := connect.NewUnaryHandler(
+		AdminServicePublishProcedure,
+		svc.Publish,
+		connect.WithSchema(adminServiceMethods.ByName("Publish")),
 		connect.WithHandlerOptions(opts...),
 	)
 	adminServiceListSnapshotsHandler := connect.NewUnaryHandler(
@@ -579,6 +605,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceDeleteVolumeHandler.ServeHTTP(w, r)
 		case AdminServiceCreateSnapshotProcedure:
 			adminServiceCreateSnapshotHandler.ServeHTTP(w, r)
+		case AdminServicePublishProcedure:
+			adminServicePublishHandler.ServeHTTP(w, r)
 		case AdminServiceListSnapshotsProcedure:
 			adminServiceListSnapshotsHandler.ServeHTTP(w, r)
 		case AdminServiceGetSnapshotProcedure:
@@ -642,6 +670,10 @@ func (UnimplementedAdminServiceHandler) DeleteVolume(context.Context, *connect.R
 
 func (UnimplementedAdminServiceHandler) CreateSnapshot(context.Context, *connect.Request[v1.CreateSnapshotRequest]) (*connect.Response[v1.Snapshot], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.CreateSnapshot is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.Snapshot], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.Publish is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) ListSnapshots(context.Context, *connect.Request[v1.ListSnapshotsRequest]) (*connect.Response[v1.ListSnapshotsResponse], error) {
