@@ -180,6 +180,11 @@ func (m *memStore) Snapshot(_ context.Context, name, snapshot string) (volume.Sn
 	return s, nil
 }
 
+// Publish is not what slackerctl uses.
+func (m *memStore) Publish(context.Context, string, string) (volume.SnapshotInfo, error) {
+	return volume.SnapshotInfo{}, block.Errorf(block.Unsupported, "publish")
+}
+
 func (m *memStore) Snapshots(_ context.Context, name string) ([]volume.SnapshotInfo, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
