@@ -117,7 +117,7 @@ func OpenSession(ctx context.Context, addrs []string, export string, opts Sessio
 		sl := &slot{session: s, number: i}
 		if i == 0 {
 			sl = first
-			sl.conn = conn
+			sl.conn, sl.accepted = conn, true
 		}
 		s.slots = append(s.slots, sl)
 	}
@@ -288,6 +288,34 @@ func (s *Session) awaitSuccessor(ctx context.Context, sl *slot, c *Conn) error {
 	}
 }
 
+// AwaitSlots waits until the server has accepted a connection of every slot.
+// By then it has fenced all connections that a former session of the same
+// export had, if that had no more slots: nothing of it lands any more.
+func (s *Session) AwaitSlots(ctx context.Context) error {
+	timer := time.NewTimer(s.opts.DeadTimeout)
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		accepted := 0
+		for _, sl := range s.slots {
+			if sl.accepted {
+				accepted++
+			}
+		}
+		changed, fatal := s.changed, s.fatal
+		s.mu.Unlock()
+		switch {
+		case fatal != nil:
+			return fatal
+		case accepted == len(s.slots):
+			return nil
+		}
+		if err := s.wait(ctx, changed, timer); err != nil {
+			return err
+		}
+	}
+}
+
 // wait waits for changed, and fails when the timer, the caller or the session ends.
 func (s *Session) wait(ctx context.Context, changed <-chan struct{}, timer *time.Timer) error {
 	select {
@@ -306,6 +334,7 @@ func (s *Session) wait(ctx context.Context, changed <-chan struct{}, timer *time
 func (s *Session) set(sl *slot, c *Conn) {
 	s.mu.Lock()
 	sl.conn = c
+	sl.accepted = sl.accepted || c != nil
 	sl.lastAlive = time.Now()
 	close(s.changed)
 	s.changed = make(chan struct{})

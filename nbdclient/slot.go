@@ -13,12 +13,13 @@ import (
 )
 
 // slot is the place of one connection in a session. Its goroutine alone dials;
-// conn and lastAlive are guarded by Session.mu.
+// conn, accepted and lastAlive are guarded by Session.mu.
 type slot struct {
 	session   *Session
 	number    int
 	names     SlotName
 	conn      *Conn
+	accepted  bool // the server has accepted a connection of it
 	lastAlive time.Time
 	inFlight  atomic.Int64
 }

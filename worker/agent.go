@@ -21,6 +21,7 @@ import (
 const (
 	AgentMonitor    = "monitor"
 	AgentFuseDaemon = "fuse-daemon"
+	AgentStandby    = "standby" // of either
 )
 
 const (
@@ -118,28 +119,41 @@ func (a agent) lockFile(flags int) (f *os.File, locked bool, err error) {
 
 // pid returns the process id of the living agent, or 0.
 func (a agent) pid() int {
+	pid, _ := a.pids()
+	return pid
+}
+
+// pids returns the process ids of the living agent and of its standby, or 0.
+func (a agent) pids() (pid, standby int) {
 	f, locked, err := a.lockFile(0)
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	defer func() { _ = f.Close() }() // drops the lock, if it was had
 	if locked {
-		return 0
+		return 0, 0
 	}
-	var b [32]byte
+	var b [64]byte
 	n, _ := f.ReadAt(b[:], 0)
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
-	if err != nil || pid <= 1 {
-		return 0
+	for i, field := range strings.Fields(string(b[:n])) {
+		id, err := strconv.Atoi(field)
+		switch {
+		case err != nil || id <= 1 || i > 1:
+			return 0, 0
+		case i == 0:
+			pid = id
+		default:
+			standby = id
+		}
 	}
-	return pid
+	return pid, standby
 }
 
 // stop ends the agent: kindly, then not. It returns once its lock is free.
 func (a agent) stop(kind time.Duration) error {
 	begun := time.Now()
 	for {
-		pid := a.pid()
+		pid, standby := a.pids()
 		if pid == 0 {
 			return nil
 		}
@@ -149,6 +163,9 @@ func (a agent) stop(kind time.Duration) error {
 			return block.Errorf(block.Busy, "agent of %s, process %d, does not die", a.target, pid)
 		case waited > kind:
 			sig = unix.SIGKILL
+			if standby != 0 { // it would take over
+				_ = unix.Kill(standby, sig)
+			}
 		}
 		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
 			return block.Errorf(block.Permission, "stop the agent of %s, process %d: %w", a.target, pid, err)
@@ -184,7 +201,7 @@ func becomeAgent(args AgentArgs) (*running, error) {
 		return r, block.Errorf(block.Busy, "%s has an agent already, process %d", args.Target, r.pid())
 	}
 	r.lock = f
-	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid())+"\n")); err != nil {
+	if err := errors.Join(f.Truncate(0), r.writePIDs(0)); err != nil {
 		return r, block.Errorf(block.IO, "agent of %s: %w", args.Target, err)
 	}
 	if r.state, err = r.store.load(args.Target); err != nil {
@@ -207,6 +224,12 @@ func writeAt(f *os.File, s string) error {
 func (r *running) current() bool {
 	s, err := r.store.load(r.target)
 	return err != nil || (s != nil && s.Nonce == r.state.Nonce)
+}
+
+// wanted reports whether the attachment holds and nobody is undoing it.
+func (r *running) wanted() bool {
+	s, err := r.store.load(r.target)
+	return err != nil || (s != nil && s.Nonce == r.state.Nonce && s.Phase == phaseAttached)
 }
 
 // report tells the parent that the agent is ready, or why not, once.

@@ -19,6 +19,9 @@ func (w *Worker) Detach(ctx context.Context, what string, force bool) (target st
 	if err != nil {
 		return "", err
 	}
+	if err := w.store.init(); err != nil { // it does not survive a boot
+		return "", err
+	}
 	unlock, err := w.store.lock(target)
 	if err != nil {
 		return "", err

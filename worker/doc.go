@@ -12,6 +12,9 @@
 //   - state: what is known of one attached target, a JSON file in the state
 //     directory, named by a hash of the target.
 //   - agent: the background process of an attachment (monitor or daemon).
+//   - standby: a second process of each agent that holds what must not close
+//     with it (its lock, /dev/fuse) and takes its place when it ends. Each keeps
+//     the other alive; the standby of an agent that just took over is new.
 //
 // Invariants:
 //
@@ -23,11 +26,16 @@
 //     which the kernel drops when the process dies.
 //  3. Kernel objects are found by what the kernel says of them (backing file,
 //     backend identifier, mountinfo), never by a number remembered from before.
-//  4. An agent is alive if and only if its lock file is locked. An agent whose
+//  4. An agent or its standby is alive if and only if its lock file is locked. An agent whose
 //     state file has gone, or belongs to a later attach, ends by itself.
 //  5. Attach either returns a working device or leaves nothing behind. Undoing
 //     is the same code as detach, every step of which may be repeated.
 //  6. mkfs runs only on a device whose first and last MiB are zero, or on one
 //     that a former mkfs of this worker left unfinished, if the generation says
 //     that nobody else has had the volume since.
+//  7. A device outlives its agent: whatever ends the agent, but for a detach, its
+//     standby goes on, and no I/O fails. A FUSE daemon that takes over sends
+//     nothing to the server before the server has accepted a connection of every
+//     slot, and only then asks the kernel for what was in flight: so the server
+//     has fenced all that the dead daemon sent before it sees it again.
 package worker

@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 			exit(RunFuseDaemon(args, zap.Must(zap.NewProduction())))
 		case AgentMonitor:
 			exit(RunMonitor(args, zap.Must(zap.NewProduction())))
+		case AgentStandby:
+			exit(RunStandby(args, zap.Must(zap.NewProduction())))
 		}
 	}
 	if len(os.Args) == 6 && os.Args[1] == "attach-and-die" {
@@ -68,6 +70,22 @@ type fakeServer struct {
 	next        int
 	generation  uint64
 	slots       map[string]func(error) // ID.SLOT to the disconnect of its connection
+	// opening is called with the slot of each connection, writing before each
+	// write; a write whose context has ended by then does not land.
+	opening func(slot string)
+	writing func(ctx context.Context, slot string, p []byte)
+}
+
+// hookedDevice calls the hooks of the server for one connection.
+type hookedDevice struct {
+	nbdserver.Device
+	f    *fakeServer
+	slot string
+}
+
+func (d hookedDevice) WriteAt(ctx context.Context, p []byte, offBytes uint64, fua bool) error {
+	d.f.writing(ctx, d.slot, p)
+	return d.Device.WriteAt(ctx, p, offBytes, fua)
 }
 
 func newFakeServer(t *testing.T, volumes map[string]uint64) *fakeServer {
@@ -109,6 +127,9 @@ func newFakeServer(t *testing.T, volumes map[string]uint64) *fakeServer {
 // Open opens the volume of an attachment.
 func (f *fakeServer) Open(ctx context.Context, name string, conn nbdserver.Conn, disconnect func(error)) (nbdserver.Device, error) {
 	parts := strings.Split(name, ".")
+	if f.opening != nil && len(parts) == 3 {
+		f.opening(parts[1])
+	}
 	f.mu.Lock()
 	a := f.attachments[parts[0]]
 	if a != nil && len(parts) == 3 {
@@ -123,6 +144,9 @@ func (f *fakeServer) Open(ctx context.Context, name string, conn nbdserver.Conn,
 		return nil, block.Errorf(block.NotFound, "no attachment %q", name)
 	}
 	dev, err := f.backend.Open(ctx, strings.Split(a.GetTarget(), "@")[0], conn, disconnect)
+	if err == nil && f.writing != nil {
+		dev = hookedDevice{dev, f, parts[1]}
+	}
 	if err != nil || !a.GetReadOnly() {
 		return dev, err
 	}

@@ -2,11 +2,11 @@ package worker
 
 import (
 	"context"
-	"log"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"time"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"go.uber.org/zap"
@@ -17,11 +17,11 @@ import (
 )
 
 // RunFuseDaemon is the agent of the fuse driver. It returns when its file
-// system has been unmounted, or on SIGTERM.
+// system has been unmounted, on SIGTERM, or when its standby is to take over.
 func RunFuseDaemon(args AgentArgs, logger *zap.Logger) error {
 	r, err := becomeAgent(args)
 	if err == nil {
-		err = r.serveFuse(logger)
+		err = r.mountAndServe(logger)
 	}
 	if r != nil {
 		r.report("", err)
@@ -29,64 +29,190 @@ func RunFuseDaemon(args AgentArgs, logger *zap.Logger) error {
 	return err
 }
 
-func (r *running) serveFuse(logger *zap.Logger) error {
-	term := make(chan os.Signal, 1)
-	signal.Notify(term, unix.SIGTERM, unix.SIGINT)
+const (
+	watchInterval = time.Second // how often an agent looks whether it is wanted
+	// refusalPatience is how long a server may refuse an attachment that it had:
+	// it may be starting.
+	refusalPatience = 5 * time.Second
+)
+
+// fuseDaemon serves the file system of one target.
+type fuseDaemon struct {
+	*running
+	device  *fuseDevice
+	session *nbdclient.Session
+	keeper  *keeper // nil on kernels where no standby can take over
+	log     *zap.Logger
+}
+
+func (r *running) sessionOptions(logger *zap.Logger) nbdclient.SessionOptions {
 	opts := nbdclient.DefaultSessionOptions()
 	opts.Connections, opts.Attachment = r.state.Connections, true
 	opts.DeadTimeout, opts.Log = r.state.deadTimeout(), logger
 	opts.Conn.TLS = r.state.secure()
 	opts.Conn.StallTimeout = 2 * r.state.requestTimeout()
+	return opts
+}
+
+func (r *running) mountAndServe(logger *zap.Logger) error {
 	ctx, cancel := context.WithTimeout(context.Background(), agentStartTimeout)
 	defer cancel()
-	session, err := nbdclient.OpenSession(ctx, r.state.NBDAddresses, r.state.ExportName, opts)
+	session, err := nbdclient.OpenSession(ctx, r.state.NBDAddresses, r.state.ExportName, r.sessionOptions(logger))
 	if err != nil {
 		return err
 	}
-	defer func() { _ = session.Close() }()
 	if !r.state.ReadOnly && session.Info().Flags.Has(nbdclient.FlagReadOnly) {
-		return block.Errorf(block.ReadOnly, "attach %s: the server offers it read-only", r.target)
+		return joinLine(block.Errorf(block.ReadOnly, "attach %s: the server offers it read-only", r.target), session.Close())
 	}
-	server, err := mountFuse(newFuseFS(session, filepath.Base(r.store.fuseFile(r.target)), r.state.ReadOnly), r.store.fuseDir(r.target))
+	device, err := mountFuse(r.store.fuseDir(r.target))
 	if err != nil {
+		return joinLine(err, session.Close())
+	}
+	d := &fuseDaemon{running: r, device: device, session: session, log: logger}
+	server, err := device.serve(d.fileSystem())
+	if err != nil {
+		return joinLine(err, session.Close(), unmount(r.store.fuseDir(r.target), true))
+	}
+	d.standBy(standbyDelay)
+	return d.run(server)
+}
+
+// takeOverFuse goes on where an agent that died at died has left off.
+func (r *running) takeOverFuse(b briefing, device *os.File, died time.Time, logger *zap.Logger) error {
+	d := &fuseDaemon{running: r, device: &fuseDevice{file: device, maxWrite: b.MaxWrite}, log: logger}
+	if len(b.Init) != int(unsafe.Sizeof(d.device.init)) || b.MaxWrite <= 0 || b.MaxWrite > maxFuseWrite {
+		return block.Errorf(block.Invalid, "take over %s: the agent's first message from the kernel has %d bytes, its writes %d", r.target, len(b.Init), b.MaxWrite)
+	}
+	copy(initBytes(&d.device.init), b.Init)
+	d.standBy(0)
+	err := d.reconnect(died)
+	if err != nil {
+		d.keeper.dismiss()
 		return err
 	}
-	r.report("mounted", nil)
+	server, err := d.device.serve(d.fileSystem())
+	if err == nil {
+		err = d.device.resend()
+	}
+	if err != nil {
+		d.keeper.dismiss()
+		return joinLine(err, d.session.Close())
+	}
+	logger.Info("took over", zap.String("target", r.target), zap.Duration("after", time.Since(died)))
+	return d.run(server)
+}
+
+func (d *fuseDaemon) fileSystem() *fuseFS {
+	return newFuseFS(d.session, filepath.Base(d.store.fuseFile(d.target)), d.state.ReadOnly)
+}
+
+func (d *fuseDaemon) standBy(delay time.Duration) {
+	if !d.device.canResend() {
+		d.log.Warn("no standby: the kernel cannot hand out requests anew; if this process is killed, its device dies")
+		return
+	}
+	b := briefing{Version: standbyVersion, Role: AgentFuseDaemon, Init: initBytes(&d.device.init), MaxWrite: d.device.maxWrite}
+	d.keeper = d.keepStandby(b, d.device.file, delay, d.log)
+}
+
+// reconnect opens the session anew. Every slot has to be connected before any
+// request may go out: with that the server has fenced all that the dead agent
+// had sent, and nothing of it can land after what is sent from now on.
+func (d *fuseDaemon) reconnect(died time.Time) error {
+	ctx, cancel := d.whileCurrent()
+	defer cancel()
+	limit := refusalPatience
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		session, err := nbdclient.OpenSession(ctx, d.state.NBDAddresses, d.state.ExportName, d.sessionOptions(d.log))
+		if err == nil {
+			if err = session.AwaitSlots(ctx); err == nil {
+				d.session = session
+				return nil
+			}
+			err = joinLine(err, session.Close())
+		}
+		if limit = refusalPatience; block.Is(err, block.Unavailable) {
+			limit = d.state.deadTimeout()
+		}
+		switch {
+		case ctx.Err() != nil:
+			return joinLine(block.Errorf(block.Fenced, "daemon of %s: its attach is gone", d.target), err)
+		case time.Since(died) > limit:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// whileCurrent returns a context that ends when the daemon is to end.
+func (d *fuseDaemon) whileCurrent() (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, unix.SIGTERM, unix.SIGINT)
+	go func() {
+		defer signal.Stop(term)
+		tick := time.NewTicker(watchInterval)
+		defer tick.Stop()
+		for {
+			ended := false
+			select {
+			case <-ctx.Done():
+				return
+			case <-term:
+				ended = !d.wanted()
+			case <-tick.C:
+				ended = !d.current()
+			}
+			if ended {
+				cancel()
+				return
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
+// run serves until the file system has been unmounted or the daemon is to end.
+// Without a standby SIGTERM ends it; with one a volume that is attached only
+// changes its process.
+func (d *fuseDaemon) run(server *fuse.Server) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	served := make(chan struct{})
-	go func() { server.Wait(); close(served) }()
-	watch := time.NewTicker(time.Second)
+	go func() { server.Serve(); close(served) }()
+	d.report("mounted", nil)
+	watch := time.NewTicker(watchInterval)
 	defer watch.Stop()
 	for {
 		select {
 		case <-served:
-			return nil
-		case <-term:
-			// Lazily, as a mount in use must not keep a daemon that is to go.
-			if err := unmount(r.store.fuseDir(r.target), true); err != nil {
-				return err
+			d.keeper.dismiss()
+			return d.session.Close()
+		case sig := <-signals:
+			if d.wanted() && (d.keeper != nil || sig == unix.SIGHUP) {
+				err := d.keeper.handOver()
+				if err == nil {
+					// The session stays open until this process has ended: were it closed
+					// before, requests in flight would be answered with its end.
+					return nil
+				}
+				d.log.Warn("stay: the standby cannot take over", zap.Error(err))
+				continue
 			}
-			return nil
+			return d.end(nil)
 		case <-watch.C:
-			if !r.current() {
-				return joinLine(block.Errorf(block.Fenced, "daemon of %s: its attach is gone", r.target), unmount(r.store.fuseDir(r.target), true))
+			if !d.current() {
+				return d.end(block.Errorf(block.Fenced, "daemon of %s: its attach is gone", d.target))
 			}
 		}
 	}
 }
 
-// mountFuse mounts fs at dir and serves it.
-func mountFuse(fs *fuseFS, dir string) (*fuse.Server, error) {
-	server, err := fuse.NewServer(fs, dir, &fuse.MountOptions{
-		DirectMountStrict: true, MaxWrite: fuseMaxWrite, MaxBackground: fuseBacklog, CongestionThreshold: fuseBacklog,
-		FsName: "slacker", Name: "slacker", DisableXAttrs: true, DisableSplice: true, ExtraCapabilities: fuse.CAP_ASYNC_DIO,
-		Logger: log.New(os.Stderr, "fuse: ", log.LstdFlags),
-	})
-	if err != nil {
-		return nil, block.Errorf(block.IO, "mount FUSE at %s: %w", dir, err)
-	}
-	go server.Serve()
-	if err := server.WaitMount(); err != nil {
-		return nil, joinLine(block.Errorf(block.IO, "mount FUSE at %s: %w", dir, err), unmount(dir, true))
-	}
-	return server, nil
+// end unmounts: lazily, as a mount in use must not keep a daemon that is to go.
+func (d *fuseDaemon) end(why error) error {
+	d.keeper.dismiss()
+	return joinLine(why, unmount(d.store.fuseDir(d.target), true), d.session.Close())
 }

@@ -18,6 +18,7 @@ const (
 	fallocZero    = unix.FALLOC_FL_ZERO_RANGE
 	fallocKeep    = unix.FALLOC_FL_KEEP_SIZE
 	fuseMaxWrite  = 1 << 20
+	maxFuseWrite  = 32 << 20 // of any version of this program
 	fuseBacklog   = 128
 	fuseBlockSize = block.Size
 )

@@ -37,7 +37,8 @@ type monitor struct {
 }
 
 // RunMonitor is the agent of the nbd driver. It connects the device unless it
-// is connected already, and returns when the device is gone, or on SIGTERM.
+// is connected already, and returns when the device is gone. On a signal its
+// standby takes over, unless the attachment is being undone.
 func RunMonitor(args AgentArgs, logger *zap.Logger) error {
 	r, err := becomeAgent(args)
 	if err == nil {
@@ -54,8 +55,8 @@ func (r *running) monitor(logger *zap.Logger) error {
 	if n < 1 || n > nbdclient.MaxConnections {
 		return block.Errorf(block.Corrupt, "monitor of %s: state names %d connections", r.target, n)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	defer func() { stop() }()
 	link, err := openNBDLink()
 	if err != nil {
 		return err
@@ -85,7 +86,21 @@ func (r *running) monitor(logger *zap.Logger) error {
 	dead := make(chan struct{}, 1)
 	ended := make(chan struct{})
 	go func() { defer close(ended); m.announce(events, dead) }()
-	err = m.watch(ctx, dead)
+	keeper := r.keepStandby(briefing{Version: standbyVersion, Role: AgentMonitor}, nil, standbyDelay, m.log)
+	for {
+		err = m.watch(ctx, dead)
+		if ctx.Err() == nil || !r.wanted() {
+			keeper.dismiss()
+			break
+		}
+		if herr := keeper.handOver(); herr == nil {
+			break
+		} else {
+			m.log.Warn("stay: the standby cannot take over", zap.Error(herr))
+		}
+		stop()
+		ctx, stop = signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	}
 	events.close()
 	<-ended
 	return err

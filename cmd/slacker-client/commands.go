@@ -131,6 +131,43 @@ taken over by another worker; --clean removes it.`,
 	return cmd
 }
 
+func restartCommand(f *flags) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "restart VOLUME|DEVICE|DIRECTORY... | --all",
+		Short: "replace the processes behind devices by ones of this program",
+		Long: `restart replaces the process that serves or watches a device by one of the
+program that is installed now, as after an upgrade. I/O waits for some
+milliseconds and does not fail, what is in flight included. Where that cannot be
+(the fuse driver on kernels before 6.9) the process goes on as it is.`,
+		Example: "  slacker-client restart --all\n  slacker-client restart web1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return block.Errorf(block.Invalid, "restart takes targets or --all: see slacker-client restart --help")
+			}
+			w, err := f.open(cmd)
+			if err != nil {
+				return err
+			}
+			restarted, err := w.Restart(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return printJSON(cmd, restarted)
+			}
+			for _, r := range restarted {
+				if err := print(cmd, "%s: process %d\n", r.Target, r.PID); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "everything that is attached here")
+	return cmd
+}
+
 func printRows(cmd *cobra.Command, rows []worker.Row) error {
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
@@ -174,5 +211,5 @@ func agentCommands() []*cobra.Command {
 			},
 		}
 	}
-	return []*cobra.Command{agent(worker.AgentMonitor, worker.RunMonitor), agent(worker.AgentFuseDaemon, worker.RunFuseDaemon)}
+	return []*cobra.Command{agent(worker.AgentMonitor, worker.RunMonitor), agent(worker.AgentFuseDaemon, worker.RunFuseDaemon), agent(worker.AgentStandby, worker.RunStandby)}
 }

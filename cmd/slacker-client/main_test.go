@@ -41,6 +41,8 @@ func TestExitStatuses(t *testing.T) {
 		{2, "not an absolute path", []string{"list", "--state-dir", "x"}},
 		{2, "invalid argument", []string{"attach", "v", "--connections", "many"}},
 		{2, "did you mean", []string{"atach", "v"}},
+		{2, "targets or --all", []string{"restart"}},
+		{3, "not attached here", []string{"restart", "v"}},
 		{13, "127.0.0.1:1", []string{"attach", "v", "--driver", "fuse"}},
 		{3, "no volume that is attached", []string{"detach", "/nonexistent/dir"}},
 	} {
