@@ -44,29 +44,12 @@ func (c *conn) flush() {
 }
 
 // maxReplyBytes bounds a reply without data.
-const maxReplyBytes = chunkHeaderBytes + 6 + maxStringBytes
+const maxReplyBytes = extendedChunkBytes + 6 + maxStringBytes
 
 // appendReply puts a reply without data into the batch.
 func (c *conn) appendReply(r *request, e Errno, text string) {
 	c.room(maxReplyBytes)
-	c.appended(c.appendResult(c.batchTail(), r, e, text))
-}
-
-// appendResult appends a reply without data.
-func (c *conn) appendResult(b []byte, r *request, e Errno, text string) []byte {
-	if e != OK && c.structured {
-		return appendError(b, e, r.cookie, text)
-	}
-	return appendSimple(b, e, r.cookie)
-}
-
-// appendReadHead appends what goes before the data of a successful READ.
-func (c *conn) appendReadHead(b []byte, r *request) []byte {
-	if !c.structured {
-		return appendSimple(b, OK, r.cookie)
-	}
-	b = appendChunk(b, chunkData, r.cookie, uint32(8+r.lengthBytes))
-	return be.AppendUint64(b, r.offBytes)
+	c.appended(c.headers.appendResult(c.batchTail(), r, e, text))
 }
 
 // sendRead answers a READ whose data, when e is OK, is in b; it takes b over.
@@ -75,11 +58,11 @@ func (c *conn) sendRead(r *request, b *buffer, e Errno, text string) {
 	var head [headBytes]byte
 	switch {
 	case e != OK:
-		c.out.send(c.appendResult(make([]byte, 0, maxReplyBytes), r, e, text), nil)
-	case c.structured && isZero(b.data(n)):
-		c.out.send(appendHole(head[:0], r.cookie, r.offBytes, uint32(n)), nil)
+		c.out.send(c.headers.appendResult(make([]byte, 0, maxReplyBytes), r, e, text), nil)
+	case c.headers != compact && isZero(b.data(n)):
+		c.out.send(c.headers.appendHole(head[:0], r), nil)
 	default:
-		b.setHead(c.appendReadHead(head[:0], r), n)
+		b.setHead(c.headers.appendDataHead(head[:0], r), n)
 		c.out.send(nil, b)
 		return
 	}

@@ -18,14 +18,18 @@ type commandRule struct {
 // commands is indexed by Command.
 var commands = [...]commandRule{
 	CmdRead:        {name: "read", flags: cmdFlagFUA | cmdFlagDF, ranged: true, data: true, beyond: EINVAL},
-	CmdWrite:       {name: "write", flags: cmdFlagFUA, ranged: true, writes: true, data: true, beyond: ENOSPC},
+	CmdWrite:       {name: "write", flags: cmdFlagFUA | cmdFlagPayload, ranged: true, writes: true, data: true, beyond: ENOSPC},
 	CmdDisc:        {name: "disc"},
 	CmdFlush:       {name: "flush", flags: cmdFlagFUA},
 	CmdTrim:        {name: "trim", flags: cmdFlagFUA, ranged: true, writes: true, beyond: EINVAL},
 	CmdCache:       {name: "cache", flags: cmdFlagFUA, ranged: true, beyond: EINVAL},
 	CmdWriteZeroes: {name: "write_zeroes", flags: cmdFlagFUA | cmdFlagNoHole | cmdFlagFastZero, ranged: true, writes: true, beyond: ENOSPC},
-	CmdBlockStatus: {name: "block_status", flags: cmdFlagFUA | cmdFlagReqOne, ranged: true, beyond: EINVAL},
+	CmdBlockStatus: {name: "block_status", flags: cmdFlagFUA | cmdFlagReqOne | cmdFlagPayload, ranged: true, beyond: EINVAL},
 }
+
+// maxCacheBytes bounds the range of one CACHE, which makes a device read it all;
+// longer ones can only be asked for with extended headers.
+const maxCacheBytes = 1<<32 - 1
 
 // check holds a command to the protocol and to the device (invariant 2). The
 // text says what is wrong with it.
@@ -35,11 +39,19 @@ func (c *conn) check(r *request) (Errno, string) {
 	}
 	rule := &commands[r.cmd]
 	flags := rule.flags
-	if !c.structured {
-		flags &^= cmdFlagDF
+	switch c.headers {
+	case compact:
+		flags &^= cmdFlagDF | cmdFlagPayload
+	case structured:
+		flags &^= cmdFlagPayload
 	}
 	if r.flags&^flags != 0 {
 		return EINVAL, fmt.Sprintf("flags %#x of %s: want no others than %#x", r.flags, rule.name, flags)
+	}
+	if c.headers == extended {
+		if e, text := checkPayload(r); e != OK {
+			return e, text
+		}
 	}
 	if rule.writes && c.info.ReadOnly {
 		return EPERM, rule.name + ": the export is read-only"
@@ -62,12 +74,26 @@ func (c *conn) check(r *request) (Errno, string) {
 // checkRest holds the rules of single commands.
 func (c *conn) checkRest(r *request) (Errno, string) {
 	switch {
-	case r.cmd == CmdBlockStatus && !c.metaSet:
+	case r.cmd == CmdBlockStatus && len(c.contexts) == 0:
 		return EINVAL, "block status: no metadata context is set for this export"
 	case r.cmd == CmdBlockStatus && r.lengthBytes == 0:
 		return EINVAL, "block status of 0 bytes: want at least 1"
+	case r.cmd == CmdCache && r.lengthBytes > maxCacheBytes:
+		return EOVERFLOW, fmt.Sprintf("cache of %d bytes: want at most %d", r.lengthBytes, uint64(maxCacheBytes))
 	case r.flags&cmdFlagFastZero != 0 && !c.info.FastZero:
 		return ENOTSUP, "this export has no fast zeroes"
+	}
+	return OK, ""
+}
+
+// checkPayload holds an extended request to carry a payload where it has to.
+// Where it may not, its flags were refused.
+func checkPayload(r *request) (Errno, string) {
+	switch {
+	case r.cmd == CmdWrite && r.flags&cmdFlagPayload == 0:
+		return EINVAL, "write without a payload: extended headers want the flag PAYLOAD_LEN"
+	case r.cmd == CmdBlockStatus && r.flags&cmdFlagPayload != 0 && r.contexts == 0:
+		return EINVAL, "block status: want a payload of a length and some of the metadata contexts that are set, each once"
 	}
 	return OK, ""
 }

@@ -375,6 +375,8 @@ func TestShutdown(t *testing.T) {
 	idle.wantClosed()
 	young.option(oGo, infoData("vol"))
 	young.wantReply(oGo, rShutdown)
+	young.option(oAbort, nil) // alone is served
+	young.wantReply(oAbort, rAck)
 	young.wantClosed()
 	select {
 	case err := <-done:

@@ -42,10 +42,11 @@ type conn struct {
 	dev      Device
 	info     Info
 	// What was negotiated.
-	noZeroes   bool
-	structured bool
-	metaFor    string // the export whose contexts are set
-	metaSet    bool   // base:allocation is set for it
+	noZeroes bool
+	fixed    bool // the client speaks fixed newstyle
+	headers  headers
+	metaFor  string        // the export whose contexts are set
+	contexts []metaContext // those; the id of each is its place, from 1
 
 	rec Recorder        // nil when nobody measures; set before the first command
 	own measuredContext // of the commands that this goroutine runs
@@ -99,7 +100,7 @@ func (c *conn) serve() {
 	c.srv.negotiated(c)
 	if err == nil {
 		c.log.Info("nbd export opened", zap.String("export", name), zap.Stringer("identity", c.identity), zap.Uint64("size_bytes", c.info.SizeBytes),
-			zap.Bool("read_only", c.info.ReadOnly), zap.Bool("structured", c.structured))
+			zap.Bool("read_only", c.info.ReadOnly), zap.Stringer("headers", c.headers))
 		c.record(name)
 		err = c.transmit()
 	}

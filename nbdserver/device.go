@@ -84,6 +84,37 @@ type Backend interface {
 	List(ctx context.Context, conn Conn) ([]Export, error)
 }
 
+// ContextBackend is a Backend whose exports have metadata contexts of their own,
+// beside base:allocation, in namespaces of their own.
+type ContextBackend interface {
+	Backend
+	// Contexts returns the contexts of an export that match a query: that of this
+	// very name; for a query that ends in a colon whatever the backend wants to
+	// show of them, which may be such queries again; for "" the same of all. A
+	// query that it does not know matches nothing.
+	Contexts(ctx context.Context, export, query string, conn Conn) ([]string, error)
+}
+
+// ContextDevice is a Device of a ContextBackend.
+type ContextDevice interface {
+	Device
+	// Context opens one of the contexts that Contexts named. It is called before
+	// the first command of the connection. What is open ends with the Device.
+	Context(ctx context.Context, name string) (MetaContext, error)
+}
+
+// MetaContext answers what a metadata context says of an open export.
+type MetaContext interface {
+	// Status is Device.Extents for the context.
+	Status(ctx context.Context, dst []Status, offBytes, lengthBytes uint64, maxExtents int) ([]Status, error)
+}
+
+// Status is a run of bytes and what a metadata context says of it.
+type Status struct {
+	LengthBytes uint64
+	Flags       uint32
+}
+
 // Conn describes the connection an export is opened for.
 type Conn struct {
 	ID     uint64 // unique within the server

@@ -17,7 +17,8 @@ const (
 	// buffer; longer ones go straight to a buffer of their own.
 	bufferedPayloadBytes = 64 << 10
 	// maxDrainBytes bounds the payload of a refused WRITE that is read to stay
-	// in step; beyond it the connection closes.
+	// in step; beyond it the connection closes. With extended headers it is
+	// block.MaxRequestBytes.
 	maxDrainBytes = 64 << 20
 )
 
@@ -69,10 +70,11 @@ func (c *conn) fill(n int) error {
 
 // fillHeader waits for the next command, without a limit of time.
 func (c *conn) fillHeader() error {
-	if c.in.buffered() >= requestHeaderBytes {
+	n := c.headers.requestBytes()
+	if c.in.buffered() >= n {
 		return nil
 	}
-	return c.fill(requestHeaderBytes)
+	return c.fill(n)
 }
 
 // readError says what a failed read means.
@@ -91,7 +93,8 @@ func (c *conn) readError(err error) error {
 // readPayload gets the payload of a WRITE whose length has been checked. Short
 // ones stay in the read buffer, valid until the next read.
 func (c *conn) readPayload(r *request) error {
-	n := int(r.lengthBytes)
+	n := int(r.payloadBytes)
+	r.payloadBytes = 0
 	if c.in.buffered() >= n {
 		r.payload = c.in.take(n)
 		return nil
@@ -128,10 +131,14 @@ func (c *conn) awaitPayload(r *request, n int) error {
 	return nil
 }
 
-// dropPayload reads the payload of a refused WRITE and forgets it.
+// dropPayload reads the payload of a refused command and forgets it.
 func (c *conn) dropPayload(nBytes uint64) error {
-	if nBytes > maxDrainBytes {
-		return block.Errorf(block.Invalid, "client announced a WRITE of %d bytes: want at most %d", nBytes, c.info.MaxRequestBytes)
+	limit := uint64(maxDrainBytes)
+	if c.headers == extended {
+		limit = block.MaxRequestBytes // the protocol asks for the close
+	}
+	if nBytes > limit {
+		return block.Errorf(block.Invalid, "client announced a payload of %d bytes: want at most %d", nBytes, c.info.MaxRequestBytes)
 	}
 	left := int(nBytes)
 	if c.in.buffered() < left {

@@ -68,7 +68,7 @@ func (c *conn) done(r *request, e Errno) {
 
 // arrived notes that the header of a command is there.
 func (c *conn) arrived(r *request) {
-	*r = request{flags: r.flags, cmd: r.cmd, cookie: r.cookie, offBytes: r.offBytes, lengthBytes: r.lengthBytes}
+	*r = request{flags: r.flags, cmd: r.cmd, cookie: r.cookie, offBytes: r.offBytes, lengthBytes: r.lengthBytes, payloadBytes: r.payloadBytes}
 	if c.rec != nil {
 		r.began = c.srv.now()
 		c.rec.Arrived()

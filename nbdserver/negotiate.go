@@ -68,6 +68,11 @@ func (c *conn) greet() error {
 		return block.Errorf(block.Invalid, "client flags %#x: want no bit but 0 and 1", flags)
 	}
 	c.noZeroes = flags&uint32(flagNoZeroes) != 0
+	c.fixed = flags&uint32(flagFixedNewstyle) != 0
+	if c.needsTLS() && !c.fixed {
+		// The protocol wants no word of TLS to such a client.
+		return block.Errorf(block.Permission, "client flags %#x: TLS is required, which needs fixed newstyle", flags)
+	}
 	return nil
 }
 
@@ -125,8 +130,8 @@ func (c *conn) handleOption(ctx context.Context, o option) (name string, done bo
 	case optInfo, optGo:
 		return c.infoOrGo(ctx, o)
 	case optListMeta, optSetMeta:
-		return "", false, c.metaContexts(o)
-	case optList, optStructuredReply, optStartTLS:
+		return "", false, c.metaContexts(ctx, o)
+	case optList, optStructuredReply, optExtendedHeaders, optStartTLS:
 		if len(o.data) != 0 {
 			return "", false, c.refuse(o, repErrInvalid, "this option takes no data")
 		}
@@ -135,7 +140,13 @@ func (c *conn) handleOption(ctx context.Context, o option) (name string, done bo
 	case optList:
 		return "", false, c.list(ctx, o)
 	case optStructuredReply:
-		c.structured = true
+		if c.headers == extended {
+			return "", false, c.refuse(o, repErrExtended, "extended headers are set, which go before structured replies")
+		}
+		c.headers = structured
+		return "", false, c.reply(o, repAck, nil)
+	case optExtendedHeaders:
+		c.headers = extended
 		return "", false, c.reply(o, repAck, nil)
 	case optStartTLS:
 		return "", false, c.startTLS(ctx, o)

@@ -2,6 +2,7 @@ package nbdserver
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"unicode/utf8"
 
@@ -9,16 +10,19 @@ import (
 	"go.uber.org/zap"
 )
 
-// exportFlags returns the transmission flags of an open export.
-func (c *conn) exportFlags(i Info) uint16 {
+// exportFlags returns the transmission flags of an export.
+func (c *conn) exportFlags(name string, i Info) uint16 {
 	f := canFlags | canFlush | canFUA | canMultiConn | canCache
 	if i.ReadOnly {
 		f |= canOnlyRead
 	} else {
 		f |= canTrim | canWriteZeroes | canFastZero
 	}
-	if c.structured {
+	if c.headers != compact {
 		f |= canDF
+	}
+	if c.headers == extended && len(c.contexts) > 0 && c.metaFor == name {
+		f |= canStatusOf
 	}
 	return f
 }
@@ -31,21 +35,34 @@ func validName(s string) bool {
 // exportName opens an export by the old option, whose only error reply is to
 // close the connection.
 func (c *conn) exportName(ctx context.Context, name string) error {
+	if c.headers == extended {
+		return block.Errorf(block.Invalid, "EXPORT_NAME after EXTENDED_HEADERS: want GO")
+	}
 	if !validName(name) {
 		return block.Errorf(block.Invalid, "export name of %d bytes: want UTF-8 of at most %d bytes without NUL", len(name), maxStringBytes)
 	}
+	if err := c.enter(ctx, name); err != nil {
+		return err
+	}
+	b := be.AppendUint64(nil, c.info.SizeBytes)
+	b = be.AppendUint16(b, c.exportFlags(name, c.info))
+	if !c.noZeroes {
+		b = append(b, make([]byte, exportZeroesBytes)...)
+	}
+	return c.send(b)
+}
+
+// enter opens an export to be served.
+func (c *conn) enter(ctx context.Context, name string) error {
 	dev, info, err := c.openDevice(ctx, name, false)
 	if err != nil {
 		return err
 	}
-	c.dev, c.info = dev, info
-	b := be.AppendUint64(nil, info.SizeBytes)
-	b = be.AppendUint16(b, c.exportFlags(info))
-	if !c.noZeroes {
-		b = append(b, make([]byte, exportZeroesBytes)...)
+	if err := c.openContexts(ctx, name, dev); err != nil {
+		return errors.Join(err, dev.Close())
 	}
-	c.metaSet = c.metaSet && c.metaFor == name
-	return c.send(b)
+	c.dev, c.info = dev, info
+	return nil
 }
 
 // infoOrGo answers NBD_OPT_INFO and NBD_OPT_GO.
@@ -54,20 +71,28 @@ func (c *conn) infoOrGo(ctx context.Context, o option) (name string, done bool, 
 	if !ok {
 		return "", false, c.refuse(o, repErrInvalid, "want a name length, a name and a list of information types that fill the option exactly")
 	}
-	dev, info, err := c.openDevice(ctx, name, o.id == optInfo)
+	info, err := c.open(ctx, name, o.id == optGo)
 	if err != nil {
 		c.log.Debug("nbd export refused", zap.String("export", name), zap.Error(err))
 		return "", false, c.refuse(o, c.openError(err), err.Error())
 	}
-	if o.id == optInfo {
-		if err := dev.Close(); err != nil {
-			c.log.Warn("close of a device", zap.String("export", name), zap.Error(err))
-		}
-	} else {
-		c.dev, c.info = dev, info
-		c.metaSet = c.metaSet && c.metaFor == name
-	}
 	return name, o.id == optGo, c.send(c.appendInfo(o, name, info, wanted))
+}
+
+// open opens an export to be served, or only to say what it is.
+func (c *conn) open(ctx context.Context, name string, serve bool) (Info, error) {
+	if serve {
+		err := c.enter(ctx, name)
+		return c.info, err
+	}
+	dev, info, err := c.openDevice(ctx, name, true)
+	if err != nil {
+		return Info{}, err
+	}
+	if err := dev.Close(); err != nil {
+		c.log.Warn("close of a device", zap.String("export", name), zap.Error(err))
+	}
+	return info, nil
 }
 
 // parseInfo takes apart the data of INFO and GO: u32 length of name, name, u16
@@ -96,7 +121,7 @@ func parseInfo(data []byte) (name string, wanted []uint16, ok bool) {
 func (c *conn) appendInfo(o option, name string, info Info, wanted []uint16) []byte {
 	d := be.AppendUint16(nil, infoExport)
 	d = be.AppendUint64(d, info.SizeBytes)
-	b := appendOptionReply(nil, o.id, repInfo, be.AppendUint16(d, c.exportFlags(info)))
+	b := appendOptionReply(nil, o.id, repInfo, be.AppendUint16(d, c.exportFlags(name, info)))
 	d = be.AppendUint16(nil, infoBlockSize)
 	d = be.AppendUint32(d, info.MinBlockBytes)
 	d = be.AppendUint32(d, info.PreferredBlockBytes)
@@ -115,11 +140,20 @@ func (c *conn) appendInfo(o option, name string, info Info, wanted []uint16) []b
 	return appendOptionReply(b, o.id, repAck, nil)
 }
 
-// listBatchBytes is how much of a listing is sent at once.
-const listBatchBytes = 64 << 10
+const (
+	// listBatchBytes is how much of a listing is sent at once.
+	listBatchBytes = 64 << 10
+	// listsAtOnce bounds the listings under way in the server, each of which may
+	// hold the names of all exports for as long as a client takes to read them.
+	listsAtOnce = 16
+)
 
 // list answers NBD_OPT_LIST: one reply for each export.
 func (c *conn) list(ctx context.Context, o option) error {
+	if err := c.srv.lists.Acquire(ctx, 1); err != nil {
+		return block.Wrap(block.Unavailable, err, "wait for other listings")
+	}
+	defer c.srv.lists.Release(1)
 	exports, err := c.srv.backend.List(ctx, c.describe())
 	if err != nil {
 		c.log.Warn("list of exports", zap.Error(err))

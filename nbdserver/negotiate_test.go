@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/nbdserver"
@@ -51,7 +52,6 @@ func TestNegotiationRefused(t *testing.T) {
 		want uint32
 	}{
 		{"unknown option", 0x7fff, []byte("some data"), rUnsup},
-		{"extended headers", 11, nil, rUnsup},
 		{"PEEK_EXPORT", 4, nil, rUnsup},
 		{"STARTTLS", oStartTLS, nil, rPolicy},
 		{"STARTTLS with data", oStartTLS, []byte("x"), rInvalid},
@@ -201,6 +201,42 @@ func TestExportName(t *testing.T) {
 			t.Errorf("EXPORT_NAME answers %x", b)
 		}
 		p.wantAlive(false)
+	}
+}
+
+// TestClientFlags: neither flag has to be set.
+func TestClientFlags(t *testing.T) {
+	r := start(t, newVol())
+	for flags := range uint32(4) {
+		p := dial(t, r)
+		p.write(u32(flags))
+		p.option(oGo, infoData("vol"))
+		p.wantReply(oGo, rInfo)
+		p.wantReply(oGo, rInfo)
+		p.wantReply(oGo, rAck)
+		p.wantAlive(false) // no zeroes follow a GO
+	}
+}
+
+// TestTextIsClipped: what goes to a client is UTF-8 of at most 4096 bytes.
+func TestTextIsClipped(t *testing.T) {
+	info := nbdtest.DefaultInfo(1 << 20)
+	info.Description = "x" + strings.Repeat("\u00e9", 4096) + "\xff"
+	m := nbdtest.NewMemory("vol", info)
+	m.Hook = func(context.Context, nbdtest.Call) error { return block.Errorf(block.IO, "\xff%s", info.Description) }
+	r := start(t, m)
+	p := hello(t, r)
+	p.option(oInfo, infoData("vol", 2))
+	p.wantReply(oInfo, rInfo)
+	p.wantReply(oInfo, rInfo)
+	if got := p.wantReply(oInfo, rInfo); !utf8.Valid(got[2:]) || len(got) != 2+4095 || got[2] != 'x' {
+		t.Errorf("the description is %d bytes, UTF-8: %t", len(got)-2, utf8.Valid(got[2:]))
+	}
+	p.wantReply(oInfo, rAck)
+	q := enterMode(t, r, structured)
+	q.send(ask{cmd: cFlush})
+	if got := q.want(1<<15|1, ask{cmd: cFlush}); !utf8.Valid(got[6:]) || len(got) < 6+4090 || len(got) > 6+4096 {
+		t.Errorf("the text of an error is %d bytes, UTF-8: %t", len(got)-6, utf8.Valid(got[6:]))
 	}
 }
 

@@ -24,6 +24,8 @@ func (c *conn) startTLS(ctx context.Context, o option) error {
 	switch {
 	case c.srv.tlsMode == TLSOff:
 		return c.refuse(o, repErrPolicy, "this server has no TLS configured")
+	case !c.fixed:
+		return c.refuse(o, repErrPolicy, "TLS needs the client flag FIXED_NEWSTYLE")
 	case c.secured():
 		return c.refuse(o, repErrInvalid, "this connection has TLS already")
 	}
@@ -37,14 +39,14 @@ func (c *conn) startTLS(ctx context.Context, o option) error {
 		return block.Errorf(block.Permission, "TLS handshake: %w", err)
 	}
 	c.nc, c.identity = t, access.Of(t)
-	c.structured, c.metaFor, c.metaSet = false, "", false
+	c.headers, c.metaFor, c.contexts = compact, "", nil
 	return nil
 }
 
 // openError maps an error of Backend.Open to the reply of an option. Somebody
 // who may get in with TLS is asked for it.
 func (c *conn) openError(err error) uint32 {
-	if block.Is(err, block.Permission) && c.srv.tlsMode == TLSSelective && !c.secured() {
+	if block.Is(err, block.Permission) && c.srv.tlsMode == TLSSelective && c.fixed && !c.secured() {
 		return repErrTLSReqd
 	}
 	return optionError(err)

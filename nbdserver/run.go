@@ -3,7 +3,6 @@ package nbdserver
 import (
 	"bytes"
 	"context"
-	"sync"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -55,12 +54,12 @@ func (c *conn) runPlain(ctx context.Context, r *request) error {
 }
 
 func (c *conn) sendResult(r *request, e Errno, err error) {
-	if e != OK && c.structured {
-		c.out.send(appendError(nil, e, r.cookie, textOf(err)), nil)
+	if e != OK {
+		c.out.send(c.headers.appendResult(nil, r, e, textOf(err)), nil)
 		return
 	}
-	var b [simpleReplyBytes]byte
-	c.out.send(appendSimple(b[:0], e, r.cookie), nil)
+	var b [extendedChunkBytes]byte
+	c.out.send(c.headers.appendResult(b[:0], r, OK, ""), nil)
 }
 
 func (c *conn) runRead(ctx context.Context, r *request) {
@@ -73,77 +72,6 @@ func (c *conn) runRead(ctx context.Context, r *request) {
 		return
 	}
 	b.release()
-}
-
-// status is the memory of one BLOCK_STATUS.
-type status struct {
-	extents []Extent
-	reply   []byte
-}
-
-var statuses = sync.Pool{New: func() any { return new(status) }}
-
-func (c *conn) runStatus(ctx context.Context, r *request) {
-	s := statuses.Get().(*status)
-	defer statuses.Put(s)
-	limit := c.srv.limits.StatusExtents
-	if r.flags&cmdFlagReqOne != 0 {
-		limit = 1
-	}
-	var err error
-	s.extents, err = c.dev.Extents(ctx, s.extents[:0], r.offBytes, r.lengthBytes, limit)
-	if err == nil {
-		err = checkExtents(s.extents, r.lengthBytes, limit)
-	}
-	e, ok := c.result(r, err)
-	switch {
-	case !ok:
-	case e != OK:
-		c.sendResult(r, e, err)
-	default:
-		s.reply = appendStatus(s.reply[:0], r.cookie, s.extents)
-		c.out.send(s.reply, nil)
-	}
-}
-
-// checkExtents holds a device to the contract of Extents.
-func checkExtents(es []Extent, lengthBytes uint64, limit int) error {
-	if len(es) == 0 || len(es) > limit {
-		return block.Errorf(block.Internal, "device returned %d extents: want 1 to %d", len(es), limit)
-	}
-	left := lengthBytes
-	for i, e := range es {
-		if e.LengthBytes == 0 || e.LengthBytes > left {
-			return block.Errorf(block.Internal, "extent %d has %d bytes of %d left: want 1 to those", i, e.LengthBytes, left)
-		}
-		left -= e.LengthBytes
-	}
-	return nil
-}
-
-// appendStatus appends a BLOCK_STATUS reply; neighbours of one state become
-// one.
-func appendStatus(b []byte, cookie uint64, es []Extent) []byte {
-	start := len(b)
-	b = appendChunk(b, chunkStatus, cookie, 0)
-	b = be.AppendUint32(b, metaContextID)
-	for i := 0; i < len(es); {
-		e := es[i]
-		for i++; i < len(es) && es[i].Hole == e.Hole && es[i].Zero == e.Zero; i++ {
-			e.LengthBytes += es[i].LengthBytes
-		}
-		var state uint32
-		if e.Hole {
-			state |= stateHole
-		}
-		if e.Zero {
-			state |= stateZero
-		}
-		b = be.AppendUint32(b, uint32(e.LengthBytes))
-		b = be.AppendUint32(b, state)
-	}
-	be.PutUint32(b[start+chunkHeaderBytes-4:], uint32(len(b)-start-chunkHeaderBytes))
-	return b
 }
 
 var zeroes [64 << 10]byte

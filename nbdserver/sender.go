@@ -12,6 +12,9 @@ import (
 // send waits too.
 const maxQueuedBytes = 1 << 20
 
+// keepSmallBytes bounds the memory for small replies that is kept for the next.
+const keepSmallBytes = 256 << 10
+
 // sender writes replies. Any goroutine of the connection may send; the first
 // one writes, also for those that come while it does, so that many replies
 // share one system call.
@@ -74,6 +77,9 @@ func (s *sender) write() {
 		if err := s.writeAll(); err != nil {
 			s.c.kill(block.Errorf(block.IO, "send replies: %w", err))
 		}
+	}
+	if cap(s.wroteSmall) > keepSmallBytes {
+		s.wroteSmall = nil
 	}
 	for i, b := range s.wroteBig {
 		b.release()

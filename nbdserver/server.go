@@ -24,6 +24,7 @@ type Server struct {
 	limits  Limits
 	metrics Metrics
 	memory  *semaphore.Weighted // TotalBytes
+	lists   *semaphore.Weighted // listsAtOnce
 	start   time.Time
 
 	ctx    context.Context // of the devices' calls; canceled by Close
@@ -61,6 +62,7 @@ func New(backend Backend, o Options) (*Server, error) {
 		limits:   o.Limits,
 		metrics:  o.Metrics,
 		memory:   semaphore.NewWeighted(int64(o.Limits.TotalBytes)),
+		lists:    semaphore.NewWeighted(listsAtOnce),
 		start:    time.Now(),
 		stopping: make(chan struct{}),
 		conns:    map[*conn]struct{}{},
@@ -95,26 +97,38 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// acceptPause is the wait after an accept that failed for want of resources.
-const acceptPause = 50 * time.Millisecond
+// Accepts that fail for want of resources, such as file descriptors, are tried
+// again after a pause that doubles from the first to the longest.
+const (
+	firstAcceptPause   = 5 * time.Millisecond
+	longestAcceptPause = 500 * time.Millisecond
+)
 
 func (s *Server) accept(ctx context.Context, l net.Listener) error {
+	failed, pause := 0, firstAcceptPause
 	for {
 		nc, err := l.Accept()
 		switch {
 		case err == nil:
+			if failed > 0 {
+				s.log.Info("nbd connections are accepted again", zap.Stringer("listener", l.Addr()), zap.Int("failed", failed))
+				failed, pause = 0, firstAcceptPause
+			}
 			s.adopt(nc)
 		case ctx.Err() != nil || s.isStopping():
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return block.Errorf(block.IO, "accept on %s: %w", l.Addr(), err)
 		default:
-			s.log.Warn("accept of an nbd connection", zap.Stringer("listener", l.Addr()), zap.Error(err))
+			if failed++; failed == 1 { // the others would be many and alike
+				s.log.Warn("nbd connections cannot be accepted; trying on", zap.Stringer("listener", l.Addr()), zap.Error(err))
+			}
 			select {
-			case <-time.After(acceptPause):
+			case <-time.After(pause):
 			case <-ctx.Done():
 			case <-s.stopping:
 			}
+			pause = min(2*pause, longestAcceptPause)
 		}
 	}
 }

@@ -121,12 +121,14 @@ func TestBadDevice(t *testing.T) {
 			}
 		})
 	}
+	coarse := good
+	coarse.MinBlockBytes = 512
 	for name, es := range map[string][]nbdserver.Extent{
-		"none": nil, "empty": {{}}, "too long": {{LengthBytes: 4097}}, "too long together": {{LengthBytes: 4096}, {LengthBytes: 1}},
+		"not of whole blocks": {{LengthBytes: 100}}, "none": nil, "empty": {{}}, "too long": {{LengthBytes: 4097}}, "too long together": {{LengthBytes: 4096}, {LengthBytes: 1}},
 		"overflow": {{LengthBytes: 1}, {LengthBytes: 1<<64 - 1}},
 	} {
 		t.Run("extents "+name, func(t *testing.T) {
-			p := enter(t, start(t, badBackend{newVol(), good, es}), true)
+			p := enter(t, start(t, badBackend{newVol(), coarse, es}), true)
 			p.command(0, cStatus, 1, 0, 4096, nil)
 			if got := p.wantChunk(1<<15|1, 1); nbdserver.Errno(be.Uint32(got)) != nbdserver.EIO {
 				t.Errorf("answer is %x", got)

@@ -55,6 +55,14 @@ func startTLS(t *testing.T, backend nbdserver.Backend, mode nbdserver.TLSMode, c
 
 func helloTCP(t *testing.T, addr string) *peer {
 	t.Helper()
+	p := dialTCP(t, addr)
+	p.write(u32(3))
+	return p
+}
+
+// dialTCP connects and reads the greeting.
+func dialTCP(t *testing.T, addr string) *peer {
+	t.Helper()
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +73,6 @@ func helloTCP(t *testing.T, addr string) *peer {
 	}
 	p := &peer{t, nc}
 	p.read(18)
-	p.write(u32(3))
 	return p
 }
 
@@ -87,7 +94,7 @@ func TestForcedTLS(t *testing.T) {
 	addr := startTLS(t, newVol(), nbdserver.TLSForced, config)
 	t.Run("every option but STARTTLS and ABORT is refused", func(t *testing.T) {
 		p := helloTCP(t, addr)
-		for _, id := range []uint32{oList, oInfo, oGo, oStructured, oListMeta, oSetMeta, 77} {
+		for _, id := range []uint32{oList, oInfo, oGo, oStructured, oListMeta, oSetMeta, oExtended, 77} {
 			p.option(id, infoData("vol"))
 			p.wantReply(id, rTLSReqd)
 		}
@@ -146,12 +153,47 @@ func TestForcedTLS(t *testing.T) {
 // TestStartTLSForgets holds invariant 8.
 func TestStartTLSForgets(t *testing.T) {
 	_, config, files := pki(t)
-	p := helloTCP(t, startTLS(t, newVol(), nbdserver.TLSSelective, config))
-	p.option(oStructured, nil)
-	p.wantReply(oStructured, rAck)
-	p = p.upgrade(files)
-	p.option(oSetMeta, metaData("vol", "base:allocation"))
-	p.wantReply(oSetMeta, rInvalid)
+	addr := startTLS(t, newVol(), nbdserver.TLSSelective, config)
+	for _, headers := range []uint32{oStructured, oExtended} {
+		p := helloTCP(t, addr)
+		p.option(headers, nil)
+		p.wantReply(headers, rAck)
+		p.option(oSetMeta, metaData("vol", "base:allocation"))
+		p.wantReply(oSetMeta, rMeta)
+		p.wantReply(oSetMeta, rAck)
+		p = p.upgrade(files)
+		p.option(oSetMeta, metaData("vol", "base:allocation"))
+		p.wantReply(oSetMeta, rInvalid)
+		p.option(oStructured, nil)
+		p.wantReply(oStructured, rAck)
+		p.option(oGo, infoData("vol"))
+		p.wantReply(oGo, rInfo)
+		p.wantReply(oGo, rInfo)
+		p.wantReply(oGo, rAck)
+		q := &modePeer{p, structured}
+		a := ask{cmd: cStatus, length: 4096} // the contexts are forgotten too
+		q.send(a)
+		q.wantResult(nbdserver.EINVAL, a)
+	}
+}
+
+// TestTLSNeedsFixedNewstyle: to a client that does not claim to speak fixed
+// newstyle nothing is said of TLS.
+func TestTLSNeedsFixedNewstyle(t *testing.T) {
+	_, config, _ := pki(t)
+	t.Run("forced", func(t *testing.T) {
+		p := dialTCP(t, startTLS(t, newVol(), nbdserver.TLSForced, config))
+		p.write(u32(2))
+		p.wantClosed()
+	})
+	t.Run("selective", func(t *testing.T) {
+		p := dialTCP(t, startTLS(t, errBackend{block.Permission}, nbdserver.TLSSelective, config))
+		p.write(u32(2))
+		p.option(oStartTLS, nil)
+		p.wantReply(oStartTLS, rPolicy)
+		p.option(oGo, infoData("vol"))
+		p.wantReply(oGo, rPolicy)
+	})
 }
 
 func TestSelectiveTLS(t *testing.T) {

@@ -3,7 +3,6 @@ package nbdserver
 import (
 	"errors"
 
-	"github.com/pojntfx/go-nbd/pkg/protocol"
 	"github.com/slackerd/slacker/block"
 	"go.uber.org/zap"
 )
@@ -44,8 +43,8 @@ func (c *conn) readCommands() error {
 		if c.dead.Load() {
 			return errStopped
 		}
-		if !r.parse(c.in.take(requestHeaderBytes)) {
-			return block.Errorf(block.Invalid, "request magic: want %#x", protocol.TRANSMISSION_MAGIC_REQUEST)
+		if !r.parse(c.headers, c.in.take(c.headers.requestBytes())) {
+			return block.Errorf(block.Invalid, "request magic of %s headers is wrong", c.headers)
 		}
 		if r.cmd == CmdDisc {
 			return nil
@@ -59,11 +58,14 @@ func (c *conn) readCommands() error {
 
 // command reads what belongs to a command and runs it or hands it out.
 func (c *conn) command(r *request) error {
+	if r.cmd == CmdBlockStatus {
+		if err := c.chooseContexts(r); err != nil {
+			return err
+		}
+	}
 	if e, text := c.check(r); e != OK {
-		if r.cmd == CmdWrite {
-			if err := c.dropPayload(r.lengthBytes); err != nil {
-				return err
-			}
+		if err := c.dropPayload(r.payloadBytes); err != nil {
+			return err
 		}
 		c.refuseCommand(r, e, text)
 		return nil
@@ -97,9 +99,9 @@ func (c *conn) refuseCommand(r *request, e Errno, text string) {
 
 // nothing answers a command of no bytes.
 func (c *conn) nothing(r *request) {
-	if r.cmd == CmdRead && c.structured {
-		c.room(chunkHeaderBytes)
-		c.appended(appendChunk(c.batchTail(), chunkNone, r.cookie, 0))
+	if r.cmd == CmdRead && c.headers != compact {
+		c.room(extendedChunkBytes)
+		c.appended(c.headers.appendChunk(c.batchTail(), chunkFlagDone, chunkNone, r, 0))
 	} else {
 		c.appendReply(r, OK, "")
 	}
@@ -119,10 +121,7 @@ func (c *conn) writeNow(r *request) {
 // readBatched tries to read into the batch, behind the header.
 func (c *conn) readBatched(r *request) error {
 	n := int(r.lengthBytes)
-	head := simpleReplyBytes
-	if c.structured {
-		head = chunkHeaderBytes + 8
-	}
+	head := c.headers.dataBytes()
 	c.room(head + n)
 	tail := c.batchTail()
 	data := tail[len(tail)+head : len(tail)+head+n : len(tail)+head+n]
@@ -135,10 +134,10 @@ func (c *conn) readBatched(r *request) error {
 	case !ok:
 	case e != OK:
 		c.appendReply(r, e, textOf(err))
-	case c.structured && isZero(data):
-		c.appended(appendHole(tail, r.cookie, r.offBytes, uint32(n)))
+	case c.headers != compact && isZero(data):
+		c.appended(c.headers.appendHole(tail, r))
 	default:
-		c.appended(c.appendReadHead(tail, r)[:len(tail)+head+n])
+		c.appended(c.headers.appendDataHead(tail, r)[:len(tail)+head+n])
 	}
 	return nil
 }
@@ -215,7 +214,7 @@ func (c *conn) result(r *request, err error) (Errno, bool) {
 		if e = errnoOf(err); e == closes {
 			c.kill(err)
 		}
-		if r.cmd == CmdWriteZeroes && e == ENOTSUP && r.flags&cmdFlagFastZero == 0 {
+		if e == ENOTSUP && (r.cmd != CmdWriteZeroes || r.flags&cmdFlagFastZero == 0) {
 			e = EIO // the protocol keeps ENOTSUP for FAST_ZERO
 		}
 		if e == EIO && !c.dead.Load() {

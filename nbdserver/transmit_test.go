@@ -19,7 +19,7 @@ func fill(n int, seed byte) []byte {
 }
 
 // TestMisuse holds what must be refused with an errno while the stream stays in
-// step, with simple and with structured replies.
+// step, with each kind of headers.
 func TestMisuse(t *testing.T) {
 	const size = 1 << 20
 	m := nbdtest.NewMemory("vol", nbdserver.Info{SizeBytes: size, MinBlockBytes: 512, PreferredBlockBytes: 4096, MaxRequestBytes: 512 << 10})
@@ -45,6 +45,15 @@ func TestMisuse(t *testing.T) {
 		{"READ at 2^63", 0, cRead, 1 << 63, 512, nil, nbdserver.EINVAL},
 		{"READ that wraps", 0, cRead, 1<<64 - 512, 1024, nil, nbdserver.EINVAL},
 		{"TRIM beyond the end", 0, cTrim, 0, size + 512, nil, nbdserver.EINVAL},
+		{"TRIM that wraps", 0, cTrim, 1<<64 - 512, 1024, nil, nbdserver.EINVAL},
+		{"WRITE_ZEROES that wraps", 0, cZero, 1<<64 - 512, 1024, nil, nbdserver.ENOSPC},
+		{"BLOCK_STATUS that wraps", 0, cStatus, 1<<64 - 512, 1024, nil, nbdserver.EINVAL},
+		{"BLOCK_STATUS of 0 bytes", 0, cStatus, 0, 0, nil, nbdserver.EINVAL},
+		{"REQ_ONE on WRITE_ZEROES", fReqOne, cZero, 0, 4096, nil, nbdserver.EINVAL},
+		{"FAST_ZERO on TRIM", fFast, cTrim, 0, 4096, nil, nbdserver.EINVAL},
+		{"DF on BLOCK_STATUS", fDF, cStatus, 0, 4096, nil, nbdserver.EINVAL},
+		{"unknown flag of CACHE", 1 << 6, cCache, 0, 4096, nil, nbdserver.EINVAL},
+		{"unknown flag of FLUSH", 1 << 6, cFlush, 0, 0, nil, nbdserver.EINVAL},
 		{"TRIM of 4 GiB", 0, cTrim, 0, 4294966784, nil, nbdserver.EINVAL},
 		{"CACHE beyond the end", 0, cCache, size, 512, nil, nbdserver.EINVAL},
 		{"BLOCK_STATUS beyond the end", 0, cStatus, size, 512, nil, nbdserver.EINVAL},
@@ -60,21 +69,15 @@ func TestMisuse(t *testing.T) {
 		{"fast zero where there is none", fFast, cZero, 0, 4096, nil, nbdserver.ENOTSUP},
 		{"fast zero beyond the end", fFast, cZero, 0, 1 << 31, nil, nbdserver.ENOSPC},
 	} {
-		for _, structured := range []bool{false, true} {
-			t.Run(tc.name, func(t *testing.T) {
-				p := enter(t, r, structured)
-				p.command(tc.flags, tc.cmd, 42, tc.off, tc.length, tc.payload)
-				if structured {
-					b := p.wantChunk(1<<15|1, 42)
-					if nbdserver.Errno(be.Uint32(b)) != tc.want || int(be.Uint16(b[4:])) != len(b)-6 || len(b) < 10 {
-						t.Fatalf("error chunk is %q, want %s and a text", b, tc.want)
-					}
-				} else {
-					p.wantSimple(tc.want, 42)
-				}
-				p.wantAlive(structured)
+		t.Run(tc.name, func(t *testing.T) {
+			inModes(t, func(t *testing.T, m mode) {
+				p := enterMode(t, r, m)
+				a := ask{flags: tc.flags, cmd: tc.cmd, cookie: 42, off: tc.off, length: uint64(tc.length), payload: tc.payload}
+				p.send(a)
+				p.wantResult(tc.want, a)
+				p.alive()
 			})
-		}
+		})
 	}
 	t.Run("nothing was written", func(t *testing.T) {
 		p := enter(t, r, false)
@@ -129,21 +132,31 @@ func TestTransmissionClosed(t *testing.T) {
 
 func TestZeroLength(t *testing.T) {
 	m := newVol()
+	m.Record()
 	r := start(t, m)
-	for _, structured := range []bool{false, true} {
-		p := enter(t, r, structured)
+	inModes(t, func(t *testing.T, mode mode) {
+		p := enterMode(t, r, mode)
 		for _, cmd := range []uint16{cWrite, cTrim, cZero, cCache} {
-			p.command(fFUA, cmd, 5, 1<<20, 0, nil)
-			p.wantSimple(nbdserver.OK, 5)
+			a := ask{flags: fFUA, cmd: cmd, cookie: 5, off: 1 << 20}
+			if cmd == cWrite {
+				a.payload = []byte{}
+			}
+			p.send(a)
+			p.wantResult(nbdserver.OK, a)
 		}
-		p.command(0, cRead, 6, 0, 0, nil)
-		if structured {
-			p.wantChunk(0, 6)
-		} else {
+		a := ask{cmd: cRead, cookie: 6}
+		p.send(a)
+		if mode == simple {
 			p.wantRead(6, 0)
+		} else {
+			p.want(0, a)
 		}
-		p.wantAlive(structured)
-	}
+		if calls := m.Calls(); len(calls) != 0 {
+			t.Errorf("the device was called: %+v", calls)
+		}
+		p.alive()
+		m.Record()
+	})
 }
 
 // TestEveryCommand runs every command, alone and in a row, quick and slow, and
@@ -200,6 +213,45 @@ func TestEveryCommand(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestFastZeroOfDevice: ENOTSUP of a device goes to a client that asked for
+// FAST_ZERO.
+func TestFastZeroOfDevice(t *testing.T) {
+	p := enterMode(t, start(t, failing(block.Errorf(block.Unsupported, "not fast"))), simple)
+	for flags, want := range map[uint16]nbdserver.Errno{fFast: nbdserver.ENOTSUP, 0: nbdserver.EIO} {
+		a := ask{flags: flags, cmd: cZero, length: 4096}
+		p.send(a)
+		p.wantResult(want, a)
+	}
+}
+
+// TestFUAOnAll: FUA is valid on every command, and DF where it is of use.
+func TestFUAOnAll(t *testing.T) {
+	r := start(t, newVol())
+	inModes(t, func(t *testing.T, m mode) {
+		p := enterMode(t, r, m)
+		for _, cmd := range []uint16{cWrite, cFlush, cTrim, cCache, cZero} {
+			a := ask{flags: fFUA, cmd: cmd, cookie: uint64(cmd), length: 512}
+			if cmd == cWrite {
+				a.payload = fill(512, 1)
+			}
+			p.send(a)
+			p.wantResult(nbdserver.OK, a)
+		}
+		a := ask{flags: fFUA, cmd: cRead, length: 512}
+		if m != simple {
+			a.flags |= fDF
+		}
+		p.send(a)
+		p.readData(a)
+		if m != simple {
+			a = ask{flags: fFUA, cmd: cStatus, length: 512}
+			p.send(a)
+			p.want(map[mode]uint16{structured: 5, extended: 6}[m], a)
+		}
+		p.alive()
+	})
 }
 
 func TestMaximumRequest(t *testing.T) {
@@ -265,10 +317,10 @@ func TestBlockStatus(t *testing.T) {
 }
 
 // TestErrorTable checks what a client sees of each kind of error, for each
-// command.
+// command. ENOTSUP is for FAST_ZERO alone.
 func TestErrorTable(t *testing.T) {
 	want := map[block.Kind]nbdserver.Errno{block.Internal: 5, block.NotFound: 5, block.Exists: 5, block.Busy: 5, block.Invalid: 22,
-		block.NoSpace: 28, block.ReadOnly: 1, block.Corrupt: 5, block.IO: 5, block.Permission: 1, block.Unsupported: 95}
+		block.NoSpace: 28, block.ReadOnly: 1, block.Corrupt: 5, block.IO: 5, block.Permission: 1, block.Unsupported: 5}
 	for _, kind := range block.Kinds() {
 		for _, cmd := range []uint16{cRead, cWrite, cFlush, cTrim, cCache, cZero} {
 			p := enter(t, start(t, failing(block.Errorf(kind, "planted"))), false)
@@ -281,9 +333,6 @@ func TestErrorTable(t *testing.T) {
 			if !answered {
 				p.wantClosed() // Fenced and Unavailable
 				continue
-			}
-			if kind == block.Unsupported && cmd == cZero {
-				errno = nbdserver.EIO
 			}
 			p.wantSimple(errno, 9)
 		}

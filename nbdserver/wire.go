@@ -2,6 +2,7 @@ package nbdserver
 
 import (
 	"encoding/binary"
+	"strings"
 
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 	"github.com/slackerd/slacker/block"
@@ -24,6 +25,7 @@ const (
 	optStructuredReply = uint32(8)
 	optListMeta        = uint32(9)
 	optSetMeta         = uint32(10)
+	optExtendedHeaders = uint32(11)
 )
 
 // Replies to options.
@@ -39,6 +41,7 @@ const (
 	repErrUnknown  = protocol.NEGOTIATION_TYPE_REPLY_ERR_UNKNOWN
 	repErrShutdown = uint32(1<<31 | 7)
 	repErrTooBig   = uint32(1<<31 | 9)
+	repErrExtended = uint32(1<<31 | 10) // ERR_EXT_HEADER_REQD
 )
 
 // Information about an export.
@@ -61,6 +64,7 @@ const (
 	canMultiConn   = protocol.NEGOTIATION_REPLY_FLAGS_CAN_MULTI_CONN
 	canCache       = uint16(1 << 10)
 	canFastZero    = uint16(1 << 11)
+	canStatusOf    = uint16(1 << 12) // BLOCK_STATUS_PAYLOAD
 )
 
 // Command is the type of a request of the transmission phase.
@@ -94,18 +98,51 @@ const (
 	cmdFlagDF       = uint16(1 << 2)
 	cmdFlagReqOne   = uint16(1 << 3)
 	cmdFlagFastZero = uint16(1 << 4)
+	cmdFlagPayload  = uint16(1 << 5) // PAYLOAD_LEN
 )
+
+// headers says which headers the transmission has, as negotiated.
+type headers uint8
+
+const (
+	compact    headers = iota // short requests, simple replies
+	structured                // short requests, chunks where there is more to say than an errno
+	extended                  // long requests, chunks with long headers for everything
+)
+
+func (h headers) String() string { return [...]string{"compact", "structured", "extended"}[h] }
+
+// requestBytes is the length of a request's header.
+func (h headers) requestBytes() int {
+	if h == extended {
+		return extendedRequestBytes
+	}
+	return requestHeaderBytes
+}
+
+// dataBytes is the length of what goes before the data of a READ reply.
+func (h headers) dataBytes() int {
+	switch h {
+	case compact:
+		return simpleReplyBytes
+	case structured:
+		return chunkHeaderBytes + 8
+	}
+	return extendedChunkBytes + 8
+}
 
 // Chunks of structured replies.
 const (
 	magicChunk     = uint32(0x668e33ef)
+	magicExtChunk  = uint32(0x6e8a278c)
+	magicExtended  = uint32(0x21e41c71) // of a request
 	chunkFlagDone  = uint16(1)
 	chunkNone      = uint16(0)
 	chunkData      = uint16(1)
 	chunkHole      = uint16(2)
 	chunkStatus    = uint16(5)
+	chunkStatusExt = uint16(6)
 	chunkError     = uint16(1<<15 | 1)
-	metaContextID  = uint32(1) // of base:allocation, the only context there is
 	stateHole      = uint32(1)
 	stateZero      = uint32(2)
 	baseAllocation = "base:allocation"
@@ -114,13 +151,15 @@ const (
 
 // Sizes of structures, in bytes.
 const (
-	clientFlagsBytes   = 4
-	optionHeaderBytes  = 16
-	exportZeroesBytes  = 124
-	requestHeaderBytes = 28
-	simpleReplyBytes   = 16
-	chunkHeaderBytes   = 20
-	maxStringBytes     = 4096 // of a name, a query or a text, by the protocol
+	clientFlagsBytes     = 4
+	optionHeaderBytes    = 16
+	exportZeroesBytes    = 124
+	requestHeaderBytes   = 28
+	extendedRequestBytes = 32
+	simpleReplyBytes     = 16
+	chunkHeaderBytes     = 20
+	extendedChunkBytes   = 32
+	maxStringBytes       = 4096 // of a name, a query or a text, by the protocol
 )
 
 var be = binary.BigEndian
@@ -132,6 +171,10 @@ type request struct {
 	cookie uint64
 	// offBytes and lengthBytes are the client's until check has passed.
 	offBytes, lengthBytes uint64
+	// payloadBytes follow the header and are not read yet.
+	payloadBytes uint64
+	// contexts of a BLOCK_STATUS, one bit for each of the connection's.
+	contexts uint32
 
 	payload []byte  // of a WRITE
 	buf     *buffer // what holds payload, when it is not the read buffer
@@ -142,16 +185,36 @@ type request struct {
 	waits             *block.Waits // what the device spent on it, when measured
 }
 
-// parse takes the compact request header in b. It returns false when the magic
-// is wrong.
-func (r *request) parse(b []byte) bool {
+// parse takes the request header in b. It returns false when the magic is wrong.
+func (r *request) parse(h headers, b []byte) bool {
 	_ = b[requestHeaderBytes-1]
 	r.flags = be.Uint16(b[4:])
 	r.cmd = Command(be.Uint16(b[6:]))
 	r.cookie = be.Uint64(b[8:])
 	r.offBytes = be.Uint64(b[16:])
+	r.payloadBytes = 0
+	if h == extended {
+		return r.parseLength(b)
+	}
 	r.lengthBytes = uint64(be.Uint32(b[24:]))
+	if r.cmd == CmdWrite {
+		r.payloadBytes = r.lengthBytes
+	}
 	return be.Uint32(b) == protocol.TRANSMISSION_MAGIC_REQUEST
+}
+
+// parseLength takes the length of an extended request: of its payload with
+// PAYLOAD_LEN, else of its range. A WRITE's are one.
+func (r *request) parseLength(b []byte) bool {
+	n := be.Uint64(b[24:])
+	r.lengthBytes = n
+	if r.flags&cmdFlagPayload != 0 {
+		r.payloadBytes = n
+		if r.cmd != CmdWrite {
+			r.lengthBytes = 0
+		}
+	}
+	return be.Uint32(b) == magicExtended
 }
 
 func (r *request) fua() bool { return r.flags&cmdFlagFUA != 0 }
@@ -162,28 +225,56 @@ func appendSimple(b []byte, e Errno, cookie uint64) []byte {
 	return be.AppendUint64(b, cookie)
 }
 
-// appendChunk appends the header of the last chunk of a reply; every reply of
-// this server is one chunk.
-func appendChunk(b []byte, typ uint16, cookie uint64, lengthBytes uint32) []byte {
-	b = be.AppendUint32(b, magicChunk)
-	b = be.AppendUint16(b, chunkFlagDone)
+// appendChunk appends the header of a chunk that answers r.
+func (h headers) appendChunk(b []byte, flags, typ uint16, r *request, lengthBytes int) []byte {
+	magic := magicChunk
+	if h == extended {
+		magic = magicExtChunk
+	}
+	b = be.AppendUint32(b, magic)
+	b = be.AppendUint16(b, flags)
 	b = be.AppendUint16(b, typ)
-	b = be.AppendUint64(b, cookie)
-	return be.AppendUint32(b, lengthBytes)
+	b = be.AppendUint64(b, r.cookie)
+	if h == extended {
+		b = be.AppendUint64(b, r.offBytes)
+		return be.AppendUint64(b, uint64(lengthBytes))
+	}
+	return be.AppendUint32(b, uint32(lengthBytes))
 }
 
-func appendError(b []byte, e Errno, cookie uint64, text string) []byte {
+// appendResult appends a reply without data.
+func (h headers) appendResult(b []byte, r *request, e Errno, text string) []byte {
+	switch {
+	case e != OK && h != compact:
+		return h.appendError(b, e, r, text)
+	case h == extended:
+		return h.appendChunk(b, chunkFlagDone, chunkNone, r, 0)
+	}
+	return appendSimple(b, e, r.cookie)
+}
+
+func (h headers) appendError(b []byte, e Errno, r *request, text string) []byte {
 	text = clip(text)
-	b = appendChunk(b, chunkError, cookie, uint32(6+len(text)))
+	b = h.appendChunk(b, chunkFlagDone, chunkError, r, 6+len(text))
 	b = be.AppendUint32(b, uint32(e))
 	b = be.AppendUint16(b, uint16(len(text)))
 	return append(b, text...)
 }
 
-func appendHole(b []byte, cookie, offBytes uint64, lengthBytes uint32) []byte {
-	b = appendChunk(b, chunkHole, cookie, 12)
-	b = be.AppendUint64(b, offBytes)
-	return be.AppendUint32(b, lengthBytes)
+// appendHole appends the reply to a READ of zeroes.
+func (h headers) appendHole(b []byte, r *request) []byte {
+	b = h.appendChunk(b, chunkFlagDone, chunkHole, r, 12)
+	b = be.AppendUint64(b, r.offBytes)
+	return be.AppendUint32(b, uint32(r.lengthBytes))
+}
+
+// appendDataHead appends what goes before the data of a successful READ.
+func (h headers) appendDataHead(b []byte, r *request) []byte {
+	if h == compact {
+		return appendSimple(b, OK, r.cookie)
+	}
+	b = h.appendChunk(b, chunkFlagDone, chunkData, r, int(8+r.lengthBytes))
+	return be.AppendUint64(b, r.offBytes)
 }
 
 func appendOptionReply(b []byte, opt, typ uint32, data []byte) []byte {
@@ -194,10 +285,11 @@ func appendOptionReply(b []byte, opt, typ uint32, data []byte) []byte {
 	return append(b, data...)
 }
 
-// clip cuts a text to what the protocol allows.
+// clip makes a text one that the protocol allows.
 func clip(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) > maxStringBytes {
-		return s[:maxStringBytes]
+		s = strings.ToValidUTF8(s[:maxStringBytes], "") // what the cut left of a rune
 	}
 	return s
 }
