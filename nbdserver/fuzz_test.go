@@ -49,10 +49,13 @@ func FuzzNegotiation(f *testing.F) {
 		cat(optionBytes(oInfo, infoData("vol", 0, 1, 2, 3)), optionBytes(oAbort, nil)),
 		cat(optionBytes(oStartTLS, nil), optionBytes(oListMeta, metaData("vol", "base:")), optionBytes(oExportName, []byte("vol"))),
 		cat(u64(optMagic), u32(oGo), u32(1<<31)),
+		cat(optionBytes(oExtended, nil), optionBytes(oStructured, nil), optionBytes(oListMeta, metaData("vol")),
+			optionBytes(oSetMeta, metaData("vol", stripesContext, "base:allocation")), optionBytes(oGo, infoData("vol", 3)),
+			extended.bytes(ask{cmd: cStatus, length: 20, payload: cat(u64(4096), u32(2), u32(1), u32(9))})),
 	} {
 		f.Add(cat(u32(3), options))
 	}
-	r := start(f, newVol())
+	r := start(f, stripes{newVol()})
 	f.Fuzz(func(t *testing.T, send []byte) {
 		p := dial(t, r)
 		before := allocated()
