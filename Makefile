@@ -29,7 +29,7 @@ demo: ## run the main job: import an image, clone it, attach it, run redis on it
 	./scripts/demo.sh
 
 .PHONY: check
-check: lint test rig ## pass everything: lint, tests, the kernel rig (root)
+check: lint test fuzz-wire rig ## pass everything: lint, tests, short fuzzing, the kernel rig (root)
 
 .PHONY: ci
 ci: check ## the same as check
@@ -49,6 +49,10 @@ rig: ## test with a real kernel in QEMU: attach, server restarts, stale writes
 .PHONY: fuzz
 fuzz: ## run every fuzzer for FUZZTIME (10s)
 	./scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: fuzz-wire
+fuzz-wire: ## run the fuzzers of the NBD server over a few thousand inputs each
+	./scripts/fuzz.sh 6000x ./nbdserver
 
 .PHONY: plant
 plant: ## plant bugs in a copy of the tree and want the tests to catch each

@@ -104,10 +104,10 @@ var settings = []setting{
 		put: func(c *Config, v []string) error {
 			return putDuration(&c.NBD.StallTimeout, v[0], time.Second, time.Hour)
 		}},
-	{key: "nbd.max_request", def: []string{"32MiB"}, want: "a size from 64KiB to 32MiB, a multiple of 4KiB",
+	{key: "nbd.max_request", def: []string{"32MiB"}, want: "a size from 64KiB to 32MiB, a multiple of 64KiB",
 		doc: "The data of one READ or WRITE.",
 		put: func(c *Config, v []string) error {
-			return putBytes(&c.NBD.MaxRequest, v[0], 64*kib, block.MaxRequestBytes, block.Size)
+			return putBytes(&c.NBD.MaxRequest, v[0], 64*kib, block.MaxRequestBytes, 64*kib)
 		}},
 	{key: "nbd.max_in_flight_requests", def: []string{"64"}, want: "a number from 1 to 65536",
 		doc: "Commands of one connection that wait at once.",

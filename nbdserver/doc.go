@@ -22,7 +22,7 @@
 //  2. A command reaches the device only with off+length within its size, aligned
 //     to its minimum, writable if it writes, and no longer than its maximum if
 //     it carries data.
-//  3. The payload of a refused WRITE is read and dropped: the stream stays in
+//  3. The payload of a refused command is read and dropped: the stream stays in
 //     step. A stream that cannot be in step any more is closed.
 //  4. A success header goes out only after the data of its reply is at hand.
 //  5. A FLUSH calls Device.Flush after it was received, so it covers every write
@@ -52,5 +52,26 @@
 //	chunk:   668e33ef 4 | flags 2 | type 2 | cookie 8 | length 4 | payload
 //
 // Chunks (structured replies), once negotiated, answer READ, BLOCK_STATUS and
-// every error; a success without data stays a simple reply.
+// every error; a success without data stays a simple reply. With extended
+// headers all are of 32 bytes, every reply is chunks, and whether data follows a
+// command is said by its flag PAYLOAD_LEN:
+//
+//	command: 21e41c71 4 | flags 2 | type 2 | cookie 8 | offset 8 | length 8 | payload
+//	chunk:   6e8a278c 4 | flags 2 | type 2 | cookie 8 | offset of the command 8 | length 8 | payload
+//
+// Payloads of chunks, by type; flag 1 marks the last chunk of a reply:
+//
+//	0 none:          nothing
+//	1 data:          offset 8 | data
+//	2 hole:          offset 8 | length 4
+//	5 status:        context 4 | (length 4 | state 4)...
+//	6 status (long): context 4 | count 4 | (length 8 | state 8)...
+//	8001 error:      errno 4 | length 2 | text
+//
+// The payload of a BLOCK_STATUS that asks for some contexts: length 8 | context
+// 4...; a context's id is its place in SET_META_CONTEXT's reply, from 1.
+//
+// [PROTOCOL.md] says for each feature and rule which test holds it.
+//
+// [PROTOCOL.md]: https://github.com/slackerd/slacker/blob/main/nbdserver/PROTOCOL.md
 package nbdserver

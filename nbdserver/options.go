@@ -39,6 +39,8 @@ const (
 // Limits bound what clients can use up.
 type Limits struct {
 	// Connections bounds the connections open at once; more are closed at once.
+	// Each holds about 130 KiB when idle, and at most some 2 MiB of replies that
+	// nobody takes, beside the buffers that TotalBytes bounds.
 	Connections int
 	// Negotiations bounds those of them that have not opened an export yet, so
 	// that who only connects cannot keep out who works.

@@ -20,7 +20,7 @@ import (
 // toolPackages says where the clients come from, for the reason of a skip.
 var toolPackages = map[string]string{
 	"nbdinfo": "libnbd-bin", "nbdcopy": "libnbd-bin", "qemu-img": "qemu-utils", "qemu-io": "qemu-utils",
-	"fio": "fio", "nbd-client": "nbd-client",
+	"nbdsh": "python3-libnbd", "fio": "fio", "nbd-client": "nbd-client",
 }
 
 // tool runs a client and returns its standard output.
@@ -37,6 +37,8 @@ func tool(t *testing.T, name string, args ...string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = t.TempDir()
+	// nbdsh takes the first python3, which has to be Debian's.
+	cmd.Env = append(os.Environ(), "PATH=/usr/bin:/usr/sbin:/bin:"+os.Getenv("PATH"))
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {

@@ -9,7 +9,7 @@ packages=(
 	ca-certificates curl gcc git libc6-dev make  # the build; the race detector wants gcc
 	e2fsprogs fuse3 iproute2 kmod mount util-linux # worker; nsenter for the stack
 	binutils mmdebstrap qemu-utils runc skopeo umoci bzip2 xz-utils # images
-	fio libnbd-bin nbd-client nbdkit redis-tools # NBD clients and servers for the tests
+	fio libnbd-bin nbd-client nbdkit python3-libnbd redis-tools # NBD clients and servers for the tests
 	busybox-static cpio qemu-system-x86 # the kernel rig
 )
 
