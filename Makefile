@@ -75,6 +75,11 @@ bench-sweep: ## time snapshot, clone and delete over sizes, extents, depths and 
 bench-memory: ## measure the heap with 100,000 volumes, 1,000 of them open
 	$(GO) test ./volume -count=1 -v -run TestMemoryIsBounded -memory.volumes 100000 -memory.open 1000 -memory.blocks 200
 
+.PHONY: hellobench-images
+hellobench-images: ## build the image set of HelloBench from Debian packages into .cache/hellobench (root)
+	$(GO) run ./bench/hellobench build
+	$(GO) run ./bench/hellobench images
+
 .PHONY: man
 man: build ## write the manual pages into dist/man
 	for p in $(PROGRAMS); do ./bin/$$p man dist/man || exit 1; done
