@@ -1,48 +1,40 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
+	"os"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
-	"github.com/spf13/cobra"
 
 	"github.com/slackerd/slacker/bench/hellobench/images"
-	"github.com/slackerd/slacker/suggest"
 )
 
 // defaultCache is where the image set is kept, relative to the repository.
 const defaultCache = ".cache/hellobench"
 
-// buildCommand builds the image set.
-func buildCommand() *cobra.Command {
-	var cache, mirror, push string
-	cmd := &cobra.Command{
-		Use:   "build [IMAGE...]",
-		Short: "build images of HelloBench from Debian, Go and npm packages",
-		Long: `Build builds images of HelloBench into the cache, all that can be built when none is named.
-What is in the cache is not built again; a build that was stopped goes on where it was.
-It needs root, mmdebstrap and a Debian archive.`,
-		Example: "  hellobench build redis postgres\n  hellobench build --push 127.0.0.1:5000",
-		RunE: func(cmd *cobra.Command, names []string) error {
-			recipes, err := recipesOf(names)
-			if err != nil {
-				return err
-			}
-			progress := cmd.ErrOrStderr()
-			_, err = images.Build(cmd.Context(), images.Options{Dir: cache, Recipes: recipes, Mirror: mirror, Progress: progress})
-			if err != nil || push == "" {
-				return err
-			}
-			return images.Push(cmd.Context(), images.PushOptions{Dir: cache, Recipes: recipes, Registry: push, Progress: progress})
-		},
+// runBuild builds the image set. What is in the cache is not built again; a build
+// that was stopped goes on where it was.
+func runBuild(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("build", flag.ContinueOnError)
+	cache := flags.String("cache", defaultCache, "`directory` that keeps what was built")
+	mirror := flags.String("mirror", "", "Debian archive to fetch from, a `URL`; empty is the usual one")
+	push := flags.String("push", "", "push the images to this `registry`, HOST:PORT")
+	if err := flags.Parse(args); err != nil {
+		return err
 	}
-	cmd.Flags().StringVar(&cache, "cache", defaultCache, "`directory` that keeps what was built")
-	cmd.Flags().StringVar(&mirror, "mirror", "", "Debian archive to fetch from, a `URL`; empty is the usual one")
-	cmd.Flags().StringVar(&push, "push", "", "push the images to this `registry`, HOST:PORT")
-	return cmd
+	recipes, err := recipesOf(flags.Args())
+	if err != nil {
+		return err
+	}
+	if _, err := images.Build(ctx, images.Options{Dir: *cache, Recipes: recipes, Mirror: *mirror, Progress: os.Stderr}); err != nil || *push == "" {
+		return err
+	}
+	return images.Push(ctx, images.PushOptions{Dir: *cache, Recipes: recipes, Registry: *push, Progress: os.Stderr})
 }
 
 // recipesOf finds recipes by name; no names are all.
@@ -54,41 +46,34 @@ func recipesOf(names []string) ([]*images.Recipe, error) {
 	for _, name := range names {
 		r := images.Find(name)
 		if r == nil {
-			did := ""
-			if near := suggest.Nearest(name, images.Names()); near != "" {
-				did = fmt.Sprintf(" (did you mean %s?)", near)
-			}
-			return nil, fmt.Errorf("no recipe for an image %q%s: see hellobench images", name, did)
+			return nil, fmt.Errorf("no recipe for an image %q%s: see hellobench images", name, didYouMean(name, images.Names()))
 		}
 		recipes = append(recipes, r)
 	}
 	return recipes, nil
 }
 
-// imagesCommand lists the image set.
-func imagesCommand() *cobra.Command {
-	var cache string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "images",
-		Short: "list the images of HelloBench: which are built, and why others cannot be",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			states, err := images.States(cache)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(states)
-			}
-			return printStates(cmd.OutOrStdout(), states)
-		},
+// runImages lists the image set.
+func runImages(_ context.Context, args []string) error {
+	flags := flag.NewFlagSet("images", flag.ContinueOnError)
+	cache := flags.String("cache", defaultCache, "`directory` that keeps what was built")
+	asJSON := flags.Bool("json", false, "print JSON")
+	if err := flags.Parse(args); err != nil {
+		return err
 	}
-	cmd.Flags().StringVar(&cache, "cache", defaultCache, "`directory` that keeps what was built")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	if flags.NArg() > 0 {
+		return fmt.Errorf("images: want no arguments, got %q", flags.Args())
+	}
+	states, err := images.States(*cache)
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		e := json.NewEncoder(os.Stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(states)
+	}
+	return printStates(os.Stdout, states)
 }
 
 func printStates(w io.Writer, states []images.State) error {
