@@ -36,6 +36,9 @@
 //	    the id of a deleted segment is less than the tail's and so never used
 //	    again, and the file gets the name of a segment only after its first block
 //	    was durably zeroed.
+//	S8  A segment whose header a crash tore is told from a damaged one: block 0 was
+//	    durably zero before, so of the sectors of 512 bytes that hold the header
+//	    one is there and the other is zero. It is as good as never begun.
 //
 // # Disk format, version 1
 //

@@ -42,7 +42,7 @@ type segFile struct {
 	path   string
 	header segmentHeader // valid when valid is set
 	valid  bool
-	blank  bool // block 0 was never written
+	blank  bool // block 0 was never written, or not wholly
 	// recycled: the file was another segment's. Nothing in it needs zeros, and
 	// what it holds beyond the written part does not validate.
 	recycled bool
@@ -204,7 +204,7 @@ func (l *Log) readHeader(s *segFile) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return block.Errorf(block.IO, "read header of segment %d: %w", s.id, err)
 	}
-	s.blank = b == [block.Size]byte{}
+	s.blank = unfinishedHeader(b[:], l.o.StoreID, s.id)
 	s.header, err = decodeSegmentHeader(b[:n], l.o.StoreID, s.id)
 	switch {
 	case err == nil:

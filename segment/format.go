@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"encoding/binary"
 	"time"
 
@@ -98,6 +99,25 @@ func decodeSegmentHeader(b []byte, store [16]byte, id block.SegmentID) (h segmen
 	}
 	return h, nil
 }
+
+// unfinishedHeader reports whether a crash may leave b where the header of a
+// segment was being written into a block of zeroes (S7): only one of the two
+// disk sectors that hold something of it, the first and the last, has arrived,
+// or none has. Nothing of such a segment was durable.
+func unfinishedHeader(b []byte, store [16]byte, id block.SegmentID) bool {
+	if len(b) < block.Size || !allZero(b[segmentHeaderBytes:crcOffset]) {
+		return false
+	}
+	first, last := b[:segmentHeaderBytes], b[crcOffset:block.Size]
+	if allZero(first) {
+		return true
+	}
+	le := binary.LittleEndian
+	return allZero(last) && le.Uint64(first) == segmentMagic && le.Uint32(first[8:]) == formatVersion &&
+		[16]byte(first[16:32]) == store && block.SegmentID(le.Uint64(first[32:])) == id
+}
+
+func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 // chunkHeader is the header block of a chunk without its entries.
 type chunkHeader struct {

@@ -139,41 +139,43 @@ func (c *script) vanish(name string, do func() error) error {
 
 // run is the script. It stops at the first error.
 func (c *script) run() error {
-	ctx := context.Background()
-	s, err := c.open(c.fs)
-	if err != nil {
+	if err := c.start(); err != nil {
 		return err
 	}
-	c.s = s
-	steps := []func() error{
-		func() error {
-			return c.appear("a", "", func() error { _, err := c.s.Create(ctx, "a", crashBlocks*block.Size); return err })
-		},
+	for i, step := range c.steps() {
+		if err := step(); err != nil {
+			return fmt.Errorf("step %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (c *script) start() (err error) {
+	c.s, err = c.open(c.fs)
+	return err
+}
+
+func (c *script) steps() []func() error {
+	ctx := context.Background()
+	return []func() error{
+		func() error { return c.create("a") },
 		func() error { return c.write("a", 0, 120, false) },
 		func() error { return c.flush("a") },
 		func() error { return c.write("a", 10, 5, true) },
 		func() error { return c.write("a", 250, 50, false) },
-		func() error {
-			return c.appear("a@s", "a", func() error { _, err := c.s.Snapshot(ctx, "a", "s"); return err })
-		},
+		func() error { return c.snapshot("a", "s") },
 		func() error { return c.write("a", 0, 40, false) },
-		func() error {
-			return c.appear("c", "a@s", func() error { _, err := c.s.Clone(ctx, "a", "s", "c"); return err })
-		},
+		func() error { return c.clone("a", "s", "c") },
 		func() error { return c.write("c", 100, 60, false) },
 		func() error { return c.flush("c") },
 		func() error { return c.s.Flush(ctx) },
 		func() error { return c.rollback("a", "s") },
 		func() error { return c.write("a", 5, 20, false) },
 		func() error { return c.reopen() },
-		func() error {
-			return c.vanish("a@s", func() error { return c.s.DeleteSnapshot(ctx, "a", "s") })
-		},
+		func() error { return c.deleteSnapshot("a", "s") },
 		func() error { return c.collect() },
 		func() error { return c.write("c", 0, 100, true) },
-		func() error {
-			return c.vanish("a", func() error { _, err := c.s.Delete(ctx, "a", true); return err })
-		},
+		func() error { return c.deleteVolume("a") },
 		func() error { return c.collect() },
 		func() error { return c.write("c", 120, 10, false) },
 		func() error {
@@ -184,12 +186,38 @@ func (c *script) run() error {
 		func() error { return c.write("c", 0, 10, false) },
 		func() error { return c.reopen() },
 	}
-	for i, step := range steps {
-		if err := step(); err != nil {
-			return fmt.Errorf("step %d: %w", i, err)
-		}
-	}
-	return nil
+}
+
+func (c *script) create(name string) error {
+	return c.appear(name, "", func() error {
+		_, err := c.s.Create(context.Background(), name, crashBlocks*block.Size)
+		return err
+	})
+}
+
+func (c *script) snapshot(name, snap string) error {
+	return c.appear(name+"@"+snap, name, func() error {
+		_, err := c.s.Snapshot(context.Background(), name, snap)
+		return err
+	})
+}
+
+func (c *script) clone(name, snap, to string) error {
+	return c.appear(to, name+"@"+snap, func() error {
+		_, err := c.s.Clone(context.Background(), name, snap, to)
+		return err
+	})
+}
+
+func (c *script) deleteSnapshot(name, snap string) error {
+	return c.vanish(name+"@"+snap, func() error { return c.s.DeleteSnapshot(context.Background(), name, snap) })
+}
+
+func (c *script) deleteVolume(name string) error {
+	return c.vanish(name, func() error {
+		_, err := c.s.Delete(context.Background(), name, true)
+		return err
+	})
 }
 
 func (c *script) rollback(name, snap string) error {
@@ -306,6 +334,12 @@ func TestCrashMatrix(t *testing.T) {
 	if *crashFull {
 		every = 1
 	}
+	crashMatrix(t, 0, every, (*script).run)
+}
+
+// crashMatrix cuts the power before one in every of the operations that run
+// does.
+func crashMatrix(t *testing.T, seed uint64, every int, run func(*script) error) {
 	mem := vfs.NewCrashableMem()
 	c := &script{open: openFor(t), e: expectation{map[string][]cell{}, map[string]bool{}}}
 	var cuts atomic.Int64
@@ -317,28 +351,28 @@ func TestCrashMatrix(t *testing.T) {
 		}
 		busy.Lock()
 		defer busy.Unlock()
-		for _, percent := range []int{0, 50, 100} {
-			rng := rand.New(rand.NewPCG(uint64(n), uint64(percent)))
+		for _, kind := range cutKinds {
+			rng := rand.New(rand.NewPCG(seed<<32|uint64(n), uint64(kind)))
 			// What is acknowledged while the file system is copied is not
 			// demanded, what is begun meanwhile is allowed.
 			before := c.expected()
-			cut := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
+			cut := powerCut(mem, kind, rng)
 			e := before.allow(c.expected())
 			if err := recoverTwice(t, cut, e, rng); err != nil {
-				t.Errorf("cut before operation %d (%v of %s), %d %% of unsynced data kept: %v", n, op.Kind, op.Path, percent, err)
+				t.Errorf("seed %d: cut before operation %d (%v of %s), %v kept: %v", seed, n, op.Kind, op.Path, kind, err)
 			}
 			cuts.Add(1)
 		}
 		return nil
 	}
 	c.fs = errorfs.Wrap(mem, count)
-	if err := c.run(); err != nil {
-		t.Fatal(err)
+	if err := run(c); err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
 	}
 	if err := c.s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d operations, %d cuts", count.n.Load(), cuts.Load())
+	t.Logf("seed %d: %d operations, %d cuts", seed, count.n.Load(), cuts.Load())
 }
 
 // allow adds what a later expectation knows to what a crash may leave.
@@ -364,11 +398,11 @@ func (e expectation) allow(later expectation) expectation {
 func recoverTwice(t testing.TB, mem *vfs.MemFS, e expectation, rng *rand.Rand) error {
 	at := 1 + rng.IntN(30)
 	var again *vfs.MemFS
-	percent := rng.IntN(101)
+	kind := cutKinds[rng.IntN(len(cutKinds))]
 	count := &opCounter{}
 	count.before = func(n int, _ errorfs.Op) error {
 		if n == at {
-			again = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
+			again = powerCut(mem, kind, rng)
 		}
 		return nil
 	}

@@ -118,7 +118,7 @@ type linearSnap struct {
 
 type linearCut struct {
 	fs            *vfs.MemFS
-	percent       int
+	kind          cutKind
 	before, after int64
 }
 
@@ -313,9 +313,9 @@ func (h *linear) cut() {
 	if h.clock.Load() < h.cutAt.Load() {
 		return
 	}
-	c := &linearCut{percent: []int{0, 50, 100}[len(h.cuts)%3], before: h.now()}
+	c := &linearCut{kind: cutKinds[len(h.cuts)%len(cutKinds)], before: h.now()}
 	rng := rand.New(rand.NewPCG(h.seed, uint64(2000+len(h.cuts))))
-	c.fs = h.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: c.percent, RNG: rng})
+	c.fs = powerCut(h.fs, c.kind, rng)
 	c.after = h.now()
 	h.cuts = append(h.cuts, c)
 	h.cutAt.Add(1 + rng.Int64N(linearSlots*linearWorkers*linearOps/2))
@@ -397,7 +397,7 @@ func (h *linear) effective(register int, c *linearCut, extra []*operation) (ops 
 			continue
 		}
 		e := *o
-		e.kept = answered && (o.kept || c.percent == 100) // V7
+		e.kept = answered && (o.kept || c.kind == 100) // V7
 		if e.kind != opCrash {
 			e.ret = min(o.ret, c.after)
 		}
@@ -472,7 +472,7 @@ func (h *linear) check(what string, c *linearCut, extra []*operation) {
 // checkCut opens what a crash left and wants it to be explained.
 func (h *linear) checkCut(c *linearCut) {
 	ctx := context.Background()
-	what := fmt.Sprintf("crash between %d and %d, %d %% of unsynced data kept", c.before, c.after, c.percent)
+	what := fmt.Sprintf("crash between %d and %d, %v kept", c.before, c.after, c.kind)
 	s, err := Open(testOptions(h.t, c.fs))
 	if err != nil {
 		h.fatalf("%s: %v", what, err)
