@@ -1,21 +1,17 @@
 package volume
 
 import (
-	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"runtime"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/anishathalye/porcupine"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/slackerd/slacker/block"
@@ -374,99 +370,6 @@ func (y *yielder) MaybeError(errorfs.Op) error {
 		runtime.Gosched()
 	}
 	return nil
-}
-
-// effective returns the operations of a register up to a cut, as they can have
-// taken effect: a call that was in progress at the cut, or failed, counts if
-// somebody saw what it wrote; nothing of a replaced connection takes effect
-// after that.
-func (h *linear) effective(register int, c *linearCut, extra []*operation) (ops []*operation) {
-	all := append(slices.Clone(h.ops), extra...)
-	seen := map[tag]bool{}
-	for _, o := range all {
-		if o.kind == opCrash || o.kind == opRead && o.err == nil && o.ret < c.before {
-			seen[o.got[0]], seen[o.got[1]] = true, true
-		}
-	}
-	for _, o := range all {
-		if o.kind != opFlush && o.register != register || o.call > c.after && o.kind != opCrash {
-			continue
-		}
-		answered := o.err == nil && o.ret < c.before || o.kind == opCrash
-		if !answered && (o.kind != opWrite || !seen[o.tag]) {
-			continue
-		}
-		e := *o
-		e.kept = answered && (o.kept || c.kind == 100) // V7
-		if e.kind != opCrash {
-			e.ret = min(o.ret, c.after)
-		}
-		if f := o.conn; f != nil && f.fenced != 0 && o.kind == opWrite {
-			if o.call > f.fenced {
-				h.fatalf("a write of a replaced connection took effect: %v, replaced at %d", o, f.fenced)
-			}
-			e.ret = min(e.ret, f.fenced)
-		}
-		ops = append(ops, &e)
-	}
-	return ops
-}
-
-// register is the state of the model: what the block holds, and whether a crash
-// may leave what it did leave.
-type register struct {
-	now content
-	may bool
-}
-
-func registerModel(left content) porcupine.Model {
-	return porcupine.Model{
-		Init: func() any { return register{may: left == content{}} },
-		Step: func(state, input, _ any) (bool, any) {
-			r, o := state.(register), input.(*operation)
-			switch o.kind {
-			case opRead:
-				return o.got == r.now, r
-			case opFlush:
-				r.may = r.now == left
-			case opCrash:
-				return r.may, r
-			case opWrite:
-				for i := range r.now {
-					if o.halves[i] {
-						r.now[i] = o.tag
-					}
-				}
-				r.may = r.now == left || r.may && !o.kept
-			}
-			return true, r
-		},
-	}
-}
-
-// check wants the operations of each register to have an order that explains
-// what was read, and what the crash left if there was one.
-func (h *linear) check(what string, c *linearCut, extra []*operation) {
-	h.t.Helper()
-	for i := range linearBlocks {
-		ops := h.effective(i, c, extra)
-		var left content
-		calls := make([]porcupine.Operation, 0, len(ops))
-		for _, o := range ops {
-			if o.kind == opCrash {
-				left = o.got
-			}
-			calls = append(calls, porcupine.Operation{Input: o, Call: o.call, Return: o.ret})
-		}
-		if res := porcupine.CheckOperationsTimeout(registerModel(left), calls, time.Minute); res != porcupine.Ok {
-			slices.SortFunc(ops, func(a, b *operation) int { return cmp.Compare(a.call, b.call) })
-			lines := make([]string, len(ops))
-			for k, o := range ops {
-				lines[k] = o.String()
-			}
-			h.fatalf("%s: block %d: no order explains it (%s):\n%s", what, linearBlocks[i], res, strings.Join(lines, "\n"))
-		}
-	}
 }
 
 // checkCut opens what a crash left and wants it to be explained.
