@@ -58,6 +58,15 @@ fuzz-wire: ## run the fuzzers of the NBD server over a few thousand inputs each
 plant: ## plant bugs in a copy of the tree and want the tests to catch each
 	./scripts/plant.sh
 
+.PHONY: pagesizes
+pagesizes: ## test the store with smaller and larger pages of the extent map
+	./scripts/pagesizes.sh
+
+KILLS ?= 200
+.PHONY: soak-kill
+soak-kill: ## kill the server KILLS (200) times under load of NBD and the admin API
+	$(GO) test -count=1 -timeout 0 -v -run TestKillUnderLoad ./cmd/slackerd -kill.rounds $(KILLS)
+
 .PHONY: bench
 bench: build ## measure the store, and the server beside nbdkit and qemu-nbd
 	$(GO) test ./bench -run '^$$' -bench .

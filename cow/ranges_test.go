@@ -9,7 +9,8 @@ import (
 	"github.com/slackerd/slacker/block"
 )
 
-// TestRangeLockExcludes: of overlapping ranges one is held at a time.
+// TestRangeLockExcludes: of overlapping ranges one is held at a time, which is
+// what keeps changes of the same blocks apart (M5).
 func TestRangeLockExcludes(t *testing.T) {
 	var l rangeLock
 	var held [64]atomic.Int32

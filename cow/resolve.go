@@ -90,7 +90,8 @@ func (t *Tree) parentPage(l *Layer, pageNo uint32) (*page, *node, error) {
 
 // loadSealed fills the node of a sealed layer under its lock, walking its
 // ancestors without caching their pages: a chain of a thousand layers costs
-// one page of memory. It stops at the first ancestor whose page is cached.
+// one page of memory. It stops at the first ancestor whose page is cached. What
+// it finds stays right for all descendants, since it never changes (M4).
 func (t *Tree) loadSealed(n *node, l *Layer) error {
 	for !n.loaded {
 		w := walk{t: t, pageNo: n.key.page}

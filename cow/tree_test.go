@@ -126,6 +126,7 @@ func (x *testTree) compare(what string, chain []*Layer) {
 
 func noFlush(context.Context) error { return nil }
 
+// counts wants the counters to be what counting gives (M3).
 func (x *testTree) counts() {
 	x.t.Helper()
 	if err := x.tree.CheckCounts(context.Background()); err != nil {

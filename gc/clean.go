@@ -94,7 +94,7 @@ func (r *run) clean(ctx context.Context, id block.SegmentID) error {
 func (r *run) move(ctx context.Context, l *cow.Layer, first block.Index, count uint32, addr block.Addr, bad *faults) error {
 	for count > 0 {
 		n := min(count, relocateBlocks)
-		if _, err := r.s.Relocate(l, first, n, addr); err != nil {
+		if _, err := r.s.Relocate(l, first, n, addr); err != nil { // G2
 			if stops(ctx, err) {
 				return err
 			}

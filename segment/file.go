@@ -204,7 +204,7 @@ func (l *Log) readHeader(s *segFile) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return block.Errorf(block.IO, "read header of segment %d: %w", s.id, err)
 	}
-	s.blank = unfinishedHeader(b[:], l.o.StoreID, s.id)
+	s.blank = unfinishedHeader(b[:], l.o.StoreID, s.id) // S8
 	s.header, err = decodeSegmentHeader(b[:n], l.o.StoreID, s.id)
 	switch {
 	case err == nil:

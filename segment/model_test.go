@@ -231,7 +231,8 @@ func reopen(fs vfs.FS, h *history, rng *rand.Rand, ahead bool) (*world, error) {
 }
 
 // TestCrash cuts the power before every operation of a random script and again
-// during and after the recovery (S1).
+// during and after the recovery (S1, S2: a number stands for one record in all
+// of the history).
 func TestCrash(t *testing.T) {
 	for seed := *crashFrom; seed < *crashFrom+*crashSeeds; seed++ {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {

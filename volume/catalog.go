@@ -48,7 +48,7 @@ func (s *Store) begin() (*cow.Tx, error) {
 	return s.db.Begin(), nil
 }
 
-// commit makes the transaction durable. A failure fences the store: what a
+// commit makes the transaction durable, as one (V2). A failure fences the store: what a
 // restart will find is not known.
 func (s *Store) commit(x *cow.Tx) error {
 	if err := x.Commit(true); err != nil {

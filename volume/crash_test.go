@@ -328,7 +328,9 @@ func openFor(t testing.TB) func(vfs.FS) (*Store, error) {
 
 // TestCrashMatrix cuts the power before the operations of a script: of what was
 // not synced nothing, a part or all is there. What the contract demands is
-// there, and nothing else; also after another cut during the recovery (V2).
+// there, and nothing else; also after another cut during the recovery (V2). The
+// map is whole each time: its counters are right, no two entries name one place
+// (M1), and it ends where the log goes on (M2).
 func TestCrashMatrix(t *testing.T) {
 	every := 3
 	if *crashFull {

@@ -225,7 +225,7 @@ func (d *Device) Close() error {
 }
 
 // enter passes the gate for a change or a read, and returns the layer to work
-// on. leave must follow.
+// on, which stays the head of the volume until leave (V3). leave must follow.
 func (d *Device) enter() (*cow.Layer, error) {
 	d.v.gate.RLock()
 	if d.fenced.Load() {

@@ -65,7 +65,8 @@ type writer struct {
 	queued  [1]*cow.Change // storage of changes in the common case
 }
 
-// change runs fn with the blocks around the range locked in order of arrival.
+// change runs fn with the blocks around the range locked in order of arrival
+// (V5).
 func (d *Device) change(ctx context.Context, offBytes, lengthBytes uint64, fn func(*writer) error) error {
 	s := d.s
 	if d.readOnly || d.infoOnly {
