@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 PREFIX ?= /usr/local
 GO ?= go
 FUZZTIME ?= 10s
-PROGRAMS := slackerd slackerctl slacker-client
+PROGRAMS := slackerd slackerctl slacker-client slacker-snapshotter
 
 .DEFAULT_GOAL := help
 
@@ -21,7 +21,7 @@ stack: ## put containerd 1.6 and 2, docker-registry and peers into .cache/stack,
 	./scripts/stack.sh
 
 .PHONY: build
-build: ## build bin/slackerd, bin/slackerctl and bin/slacker-client, static
+build: ## build the programs into bin/, static
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ $(PROGRAMS:%=./cmd/%)
 
 .PHONY: demo

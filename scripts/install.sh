@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 prefix=${1:?usage: install.sh PREFIX}
-for program in slackerd slackerctl slacker-client; do
+for program in slackerd slackerctl slacker-client slacker-snapshotter; do
 	install -D -m 755 "bin/$program" "$prefix/bin/$program"
 	install -d "$prefix/share/bash-completion/completions"
 	"bin/$program" completion bash >"$prefix/share/bash-completion/completions/$program"

@@ -1,0 +1,96 @@
+package snapshotter
+
+import (
+	"context"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"go.uber.org/zap"
+
+	"github.com/slackerd/slacker/block"
+)
+
+// Commit makes what an active snapshot holds a committed one, and the active
+// one goes. Layers that were unpacked become chains for all workers.
+func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	return toContainerd(s.commit(ctx, name, key, opts))
+}
+
+func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snapshots.Opt) error {
+	labels, err := labelsOf(opts)
+	if err != nil {
+		return err
+	}
+	defer s.locks.lock(key)()
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	active, err := s.store.get(key)
+	if err != nil {
+		return err
+	}
+	if active.Kind != snapshots.KindActive {
+		return block.Errorf(block.Busy, "snapshot %s is no active one", key)
+	}
+	if _, err := s.store.free(name, active.Parent); err != nil {
+		return err
+	}
+	private := s.newVolume()
+	defer s.flight.done(private)
+	s.flight.add(active.Volume) // it is garbage before it is a stepping stone
+	defer s.flight.done(active.Volume)
+	at := now()
+	r := &record{Kind: snapshots.KindCommitted, Parent: active.Parent, Labels: labels, Created: at, Updated: at}
+	idle, err := s.devices.settled(ctx, active.Volume, func() (err error) {
+		r.Place, r.UsageBytes, err = s.publish(ctx, active.Volume, s.chainOf(name, key, active.Labels, labels), private)
+		return err
+	})
+	if err == nil {
+		err = s.store.commit(key, name, r)
+	}
+	if err != nil {
+		s.waste(private) // it may have been made, whatever the answer was
+		return err
+	}
+	if idle {
+		s.stones.put(active.Volume, r.Place)
+	}
+	s.reaper.kick()
+	return nil
+}
+
+// chainOf returns the place of the chain that a commit is of, or "". An unpacker
+// says so by the label of the chain, the same at Prepare and Commit; older ones
+// by a key of the form that only unpackers use, which ends in the same id as the
+// name. Both have compared the layer's digest with the image's.
+func (s *Snapshotter) chainOf(name, key string, prepared, committed map[string]string) string {
+	if !s.o.Publish {
+		return ""
+	}
+	if ref := committed[snapshots.LabelSnapshotRef]; ref != "" && ref == prepared[snapshots.LabelSnapshotRef] {
+		return s.names.chainPlace(ref)
+	}
+	id := name[strings.LastIndex(name, "/")+1:]
+	last := key[strings.LastIndex(key, "/")+1:]
+	if strings.HasPrefix(last, snapshots.UnpackKeyPrefix+"-") && strings.HasSuffix(last, " "+id) {
+		return s.names.chainPlace(id)
+	}
+	return ""
+}
+
+// publish makes the volume's state a snapshot: the chain, if it is one and this
+// worker may, else a private one. Of a chain that another worker has made
+// meanwhile that is taken (N1).
+func (s *Snapshotter) publish(ctx context.Context, volume, chain, private string) (place string, usageBytes int64, err error) {
+	if chain != "" {
+		n, err := s.server.publish(ctx, volume, chain)
+		if block.Is(err, block.Exists) {
+			n, err = s.server.find(ctx, chain)
+		}
+		if !block.Is(err, block.Permission) {
+			return chain, int64(n), err //nolint:gosec // at most 256 TiB
+		}
+		s.log.Warn("this worker may not publish chains; the layer stays its own", zap.Error(err))
+	}
+	n, err := s.server.publish(ctx, volume, placeOf(private))
+	return placeOf(private), int64(n), err //nolint:gosec // at most 256 TiB
+}

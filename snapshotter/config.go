@@ -1,0 +1,116 @@
+package snapshotter
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/worker"
+)
+
+// Defaults of Options.
+const (
+	DefaultRoot      = "/var/lib/slacker-snapshotter"
+	DefaultPrefix    = "containers"
+	DefaultSizeBytes = 64 << 30
+	DefaultTimeout   = 20 * time.Second
+	// DefaultIdle is how long a stepping stone is kept.
+	DefaultIdle = 5 * time.Second
+
+	minSizeBytes  = 64 << 20
+	maxPrefix     = 24
+	maxWorkerName = 48
+)
+
+// Options of a snapshotter; see Defaults.
+type Options struct {
+	// Root is a directory of this snapshotter alone.
+	Root string
+	// Prefix is what the names of all volumes begin with.
+	Prefix string
+	API    slackerv1connect.AdminServiceClient
+	Worker *worker.Worker
+	// Driver is "auto", "nbd" or "fuse".
+	Driver string
+	// SizeBytes of the file systems that containers and layers are on.
+	SizeBytes uint64
+	// MountOptions of writable file systems.
+	MountOptions []string
+	// Publish: what is unpacked becomes visible to all workers.
+	Publish bool
+	// Timeout bounds what a request waits for the server.
+	Timeout time.Duration
+	// Idle is how long a stepping stone waits for the next layer.
+	Idle time.Duration
+	Log  *zap.Logger
+}
+
+// DefaultOptions returns the defaults, without API, Worker and Log.
+func DefaultOptions() Options {
+	return Options{Root: DefaultRoot, Prefix: DefaultPrefix, Driver: "auto", SizeBytes: DefaultSizeBytes,
+		MountOptions: []string{"noatime"}, Publish: true, Timeout: DefaultTimeout, Idle: DefaultIdle}
+}
+
+var (
+	plainPath   = regexp.MustCompile(`^/[A-Za-z0-9._/-]+$`)
+	plainPrefix = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$`)
+	notPlain    = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+)
+
+// check refuses what is wrong, all at once.
+func (o *Options) check() error {
+	var faults []string
+	if !plainPath.MatchString(o.Root) || filepath.Clean(o.Root) == "/" {
+		faults = append(faults, "root "+o.Root+": want an absolute path of letters, digits, '.', '_', '-'")
+	}
+	if !plainPrefix.MatchString(o.Prefix) || len(o.Prefix) > maxPrefix {
+		faults = append(faults, "prefix "+o.Prefix+": want a part of a volume name, at most 24 bytes")
+	}
+	if o.API == nil || o.Worker == nil || o.Log == nil {
+		faults = append(faults, "client, worker or log are not set")
+	}
+	if o.SizeBytes < minSizeBytes || o.SizeBytes > block.MaxVolumeBytes || o.SizeBytes%(1<<20) != 0 {
+		faults = append(faults, "size: want a multiple of 1 MiB, at least 64 MiB, at most 256 TiB")
+	}
+	if o.Timeout < time.Second || o.Idle < 0 {
+		faults = append(faults, "timeout: want at least 1s, and an idle time that is not negative")
+	}
+	if len(faults) > 0 {
+		return block.Errorf(block.Invalid, "snapshotter: %s", strings.Join(faults, "; "))
+	}
+	return nil
+}
+
+// names are those of the server's volumes.
+type names struct {
+	prefix string
+	size   uint64
+	own    string // what this store's own volumes begin with
+}
+
+// ownPrefix is what a new store's own volumes are to begin with.
+func ownPrefix(o Options) string {
+	worker := strings.Trim(notPlain.ReplaceAllString(o.Worker.Worker, "-"), "-._")
+	if len(worker) > maxWorkerName {
+		worker = worker[:maxWorkerName]
+	}
+	if worker == "" {
+		worker = "worker"
+	}
+	return o.Prefix + "/work/" + worker + "/"
+}
+
+var chainIDs = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// chainPlace returns the place of a chain id, or "" for what is none.
+func (n *names) chainPlace(id string) string {
+	if !chainIDs.MatchString(id) {
+		return ""
+	}
+	return placeOf(n.prefix + "/chains/" + strings.Replace(id, ":", "-", 1))
+}

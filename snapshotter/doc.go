@@ -1,0 +1,59 @@
+// Package snapshotter is containerd's snapshotter on Slacker: what containerd
+// calls snapshots are volumes and snapshots of a slackerd server, shared by all
+// workers; only containers' working volumes belong to one.
+//
+// Nouns:
+//
+//   - chain: a stack of image layers, named by its OCI chain id. On the server
+//     it is the snapshot PREFIX/chains/sha256-HEX@layer, of a volume that holds
+//     nothing else.
+//   - base: the empty file system that the lowest layer goes onto,
+//     PREFIX/base/ext4-N-BYTES@layer.
+//   - working volume: what an active snapshot or a view is on,
+//     PREFIX/work/WORKER/STORE-RANDOM: a clone that this worker made.
+//   - private snapshot: what was committed and is no chain, or may not be
+//     published as one: PREFIX/work/WORKER/STORE-RANDOM@layer.
+//   - place: the server's snapshot of a committed snapshot, a chain or private.
+//   - record: what the store has of one of containerd's snapshots, by its key
+//     or name.
+//   - garbage: working volumes and private snapshots that no record needs.
+//   - stepping stone: a working volume whose content has just been committed and
+//     which is still attached; the next layer goes onto it.
+//
+// What containerd is given is a bind mount of a directory where the snapshotter
+// has mounted the ext4 of the working volume itself. So a commit knows when the
+// data has left the page cache; a running container can be looked at read-only
+// beside its writable mount, which ext4 on a device refuses; and the many short
+// mounts of containerd cost no mount of ext4. The directory must be visible to
+// containerd: both in the mount namespace of the host.
+//
+// Invariants:
+//
+//	N1  A chain appears on the server in one step (Publish) after everything
+//	    written to it is durable there, so it is complete or absent. Where two
+//	    workers make the same chain, the first is used by both and the other's
+//	    goes away. Only what was unpacked under the chain's id is published.
+//	N2  A committed record is written after its place exists on the server. A
+//	    record never comes to mean another place.
+//	N3  Deleted on the server are only volumes below this store's own
+//	    PREFIX/work/WORKER/STORE-, that no record and no request in progress
+//	    needs. Chains and bases are never deleted here.
+//	N4  What becomes garbage is written down in the transaction that makes it so.
+//	    What a kill leaves without that (a clone whose record was not written)
+//	    is found by its name (N3).
+//	N5  Content is committed only when nothing can write to it any more: the
+//	    mount is gone, nobody has the device open, the device is synced; or else
+//	    while its file system is frozen. A frozen one is thawed whatever comes.
+//	N6  No request waits for the server longer than its timeout; what it began
+//	    is undone, or left as garbage. Stat, Walk, Update and Remove do not ask
+//	    the server at all.
+//	N7  A stepping stone is used again only for a child of what was committed
+//	    from it, while nothing else has it mounted.
+//	N8  Usage of a committed snapshot is what its layer of the extent map holds,
+//	    taken when the snapshot became known; that of an active one what its
+//	    volume's newest layer holds now.
+//
+// The store is a bbolt file: bucket "meta" (format, what own volumes begin with), "snapshots"
+// (key or name to record, JSON), "children" (parent, zero byte, child) and
+// "garbage" (volume names). Format 1. It is synced by every transaction.
+package snapshotter

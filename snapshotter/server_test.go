@@ -1,0 +1,177 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/worker"
+)
+
+// patience bounds the wait for something that has to happen.
+const patience = 20 * time.Second
+
+func needDevices(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for mounts and loop devices")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("needs /dev/fuse: ", err)
+	}
+}
+
+// testServer is a slackerd of its own, and the programs for workers.
+type testServer struct {
+	t           testing.TB
+	bin, dir    string
+	apiURL, nbd string
+	cmd         *exec.Cmd
+	logger      *zap.Logger
+}
+
+// startServer builds the programs and starts slackerd.
+func startServer(t testing.TB) *testServer {
+	t.Helper()
+	f := &testServer{t: t, dir: t.TempDir(), logger: zap.NewNop()}
+	f.bin = filepath.Join(f.dir, "bin") + "/"
+	out, err := exec.Command("go", "build", "-o", f.bin, "github.com/slackerd/slacker/cmd/slackerd", "github.com/slackerd/slacker/cmd/slacker-client").CombinedOutput()
+	if err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	if testing.Verbose() {
+		f.logger, _ = zap.NewDevelopment()
+	}
+	f.nbd, f.apiURL = "tcp://127.0.0.1:0", "tcp://127.0.0.1:0"
+	f.start()
+	t.Cleanup(f.kill)
+	return f
+}
+
+// serving is the line of the log that tells the addresses.
+var serving = regexp.MustCompile(`"msg":"serving".*"nbd":\["([^"]*)"\],"api":\["([^"]*)"\]`)
+
+// start starts slackerd; again at the addresses that it had.
+func (f *testServer) start() {
+	f.t.Helper()
+	path := filepath.Join(f.dir, "slackerd.log")
+	log, err := os.Create(path)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }() // slackerd has its own
+	f.cmd = exec.Command(f.bin+"slackerd", "serve", "--data-dir", filepath.Join(f.dir, "data"), "--nbd-listen", f.nbd, "--api-listen", f.apiURL)
+	f.cmd.Stdout, f.cmd.Stderr = log, log
+	for _, e := range os.Environ() { // it refuses settings that it does not know
+		if !strings.HasPrefix(e, "SLACKER_") {
+			f.cmd.Env = append(f.cmd.Env, e)
+		}
+	}
+	if err := f.cmd.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	defer func() {
+		if f.t.Failed() {
+			b, _ := os.ReadFile(path)
+			f.t.Logf("slackerd: %s", b)
+		}
+	}()
+	await(f.t, "slackerd serves", func() bool {
+		b, err := os.ReadFile(path)
+		m := serving.FindSubmatch(b)
+		if m != nil {
+			f.nbd, f.apiURL = string(m[1]), string(m[2])
+		}
+		return err == nil && m != nil
+	})
+}
+
+func (f *testServer) kill() {
+	if f.cmd != nil {
+		_ = f.cmd.Process.Kill()
+		_ = f.cmd.Wait()
+		f.cmd = nil
+	}
+}
+
+// await polls until ok holds.
+func await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v in vain: %s", patience, what)
+		}
+	}
+}
+
+// open opens a snapshotter of a worker of its own at root.
+func (f *testServer) open(root string, change func(*Options)) (*Snapshotter, error) {
+	c, err := worker.DefaultConfig()
+	if err != nil {
+		return nil, err
+	}
+	if c.API, err = api.NewClient(f.apiURL); err != nil {
+		return nil, err
+	}
+	c.Server, c.StateDir, c.Executable = f.apiURL, filepath.Join(root, "attached"), f.bin+"slacker-client"
+	w, err := worker.New(c)
+	if err != nil {
+		return nil, err
+	}
+	o := DefaultOptions()
+	o.Root, o.API, o.Worker, o.Driver, o.SizeBytes, o.Log = root, c.API, w, "fuse", 256<<20, f.logger
+	if change != nil {
+		change(&o)
+	}
+	return New(o)
+}
+
+// emptyOut removes every snapshot and wants nothing to be left at the server.
+func emptyOut(s *Snapshotter) error {
+	ctx := context.Background()
+	for {
+		records, err := s.store.all()
+		if err != nil {
+			return err
+		}
+		if len(records) == 0 {
+			break
+		}
+		removed := 0
+		for name := range records {
+			if err := s.Remove(ctx, name); err == nil {
+				removed++
+			}
+		}
+		if removed == 0 {
+			return fmt.Errorf("%d snapshots cannot be removed", len(records))
+		}
+	}
+	var errs []error
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		err := s.Cleanup(ctx)
+		left, lerr := s.server.list(ctx, s.names.own)
+		if err == nil && lerr == nil && len(left) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			errs = append(errs, err, lerr, fmt.Errorf("left at the server: %v", left))
+			break
+		}
+	}
+	mounted, err := findMounts(func(m mountPoint) bool { return strings.HasPrefix(m.dir, s.o.Root) })
+	if len(mounted) > 0 {
+		errs = append(errs, fmt.Errorf("still mounted: %v", mounted))
+	}
+	return errors.Join(append(errs, err, s.Close())...)
+}
