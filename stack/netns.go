@@ -11,14 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Namespace is the name of a network namespace, as ip netns has it; empty is
-// the caller's.
+// Namespace is a network namespace: a name, as ip netns has it, or a path such
+// as /proc/PID/ns/net; empty is the caller's.
 type Namespace string
 
-func (n Namespace) path() string { return filepath.Join("/run/netns", string(n)) }
+func (n Namespace) path() string {
+	if filepath.IsAbs(string(n)) {
+		return string(n)
+	}
+	return filepath.Join("/run/netns", string(n))
+}
 
-// command is args, to be run in the namespace.
-func (n Namespace) command(args []string) []string {
+// Command is args, to be run in the namespace.
+func (n Namespace) Command(args []string) []string {
 	if n == "" {
 		return args
 	}

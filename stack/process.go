@@ -58,7 +58,7 @@ func StartProcess(ctx context.Context, c Command) (*Process, error) {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
 	defer func() { _ = log.Close() }() // the child has its own
-	args := c.Netns.command(c.Args)
+	args := c.Netns.Command(c.Args)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, log, log
