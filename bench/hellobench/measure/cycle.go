@@ -1,0 +1,173 @@
+package measure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/slackerd/slacker/bench/hellobench/drive"
+)
+
+// Session measures on one bed.
+type Session struct {
+	Bed      *drive.Bed
+	Drivers  []drive.Driver
+	Images   []drive.Image
+	Rounds   int
+	Push     bool // measure pushes
+	Log      *Log
+	Progress io.Writer
+
+	done, total int
+	started     time.Time
+	measured    int // by this session
+}
+
+// say prints a line of progress.
+func (s *Session) say(format string, args ...any) {
+	left := ""
+	if s.measured > 2 && s.done < s.total {
+		each := time.Since(s.started) / time.Duration(s.measured)
+		left = fmt.Sprintf(" (%v left)", (each * time.Duration(s.total-s.done)).Round(time.Second))
+	}
+	_, _ = fmt.Fprintf(s.Progress, "hellobench: [%d/%d] %s%s\n", s.done, s.total, fmt.Sprintf(format, args...), left)
+}
+
+// order is the drivers in another order for each turn.
+func order(drivers []drive.Driver, turn int) []drive.Driver {
+	n := turn % len(drivers)
+	return append(append([]drive.Driver(nil), drivers[n:]...), drivers[:n]...)
+}
+
+// Cycles measures the cycles of all images with all drivers. A measurement that
+// fails is recorded, and the others go on; the error is of the first one that an
+// interrupt or the log made impossible.
+func (s *Session) Cycles(ctx context.Context) error {
+	s.begin(s.Rounds * len(s.Images) * len(s.Drivers))
+	for round := range s.Rounds {
+		for n, i := range s.Images {
+			for _, d := range order(s.Drivers, round+n) {
+				r := Record{Kind: Cycle, Image: i.Name, Driver: d.Name(), Link: s.Bed.Link.Spec.Name, Round: round}
+				if err := s.once(ctx, r, func(r *Record) error { return s.cycle(ctx, d, i, r) }); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Session) begin(total int) {
+	s.done, s.total, s.started, s.measured = 0, total, time.Now(), 0
+}
+
+// once makes a measurement that is not in the log, and writes it there.
+func (s *Session) once(ctx context.Context, r Record, make func(*Record) error) error {
+	s.done++
+	if s.Log.Has(r) {
+		return nil
+	}
+	r.At = time.Now()
+	err := make(&r)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.measured++
+	if err != nil {
+		r.Error = err.Error()
+	}
+	s.say("%s", r.String())
+	return s.Log.Add(r)
+}
+
+// String is a record for people.
+func (r Record) String() string {
+	what := fmt.Sprintf("%s %s %s", r.Link, r.Image, r.Driver)
+	switch {
+	case r.Error != "":
+		first, _, _ := strings.Cut(r.Error, "\n")
+		return what + ": " + first
+	case r.Kind == Scale:
+		return fmt.Sprintf("%s: %d at once: pull %.2f s, run %.2f s, mean %.2f s", what, r.N, r.Pull, r.Run, r.Mean)
+	case r.Kind == LongRun:
+		return fmt.Sprintf("%s: %v", what, r.Figures)
+	}
+	return fmt.Sprintf("%s: pull %.2f s, %s; run %.2f s, %s; again %.2f s; push %.2f s", what, r.Pull, humanize.IBytes(uint64(r.PullBytes)),
+		r.Run, humanize.IBytes(uint64(r.RunBytes)), r.Again, r.Push)
+}
+
+// counted times f and counts what comes to the worker meanwhile.
+func (s *Session) counted(f func() error) (seconds float64, toWorker, toServer int64, err error) {
+	before, err := s.Bed.Link.Counts()
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	started := time.Now()
+	if err := f(); err != nil {
+		return 0, 0, 0, err
+	}
+	took := time.Since(started)
+	after, err := s.Bed.Link.Counts()
+	c := after.Sub(before)
+	return took.Seconds(), c.ToWorker, c.ToServer, err
+}
+
+// cycle pulls, runs, runs again, pushes and forgets.
+func (s *Session) cycle(ctx context.Context, d drive.Driver, i drive.Image, r *Record) (err error) {
+	defer func() {
+		err = errors.Join(err, d.Forget(context.WithoutCancel(ctx), i))
+	}()
+	r.Pull, r.PullBytes, _, err = s.counted(func() error { return d.Pull(ctx, i) })
+	if err != nil {
+		return fmt.Errorf("pull: %w", err)
+	}
+	first, err := s.run(ctx, d, i, "first", &r.Run, &r.RunBytes)
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	r.Phases = first
+	if _, err := s.run(ctx, d, i, "again", &r.Again, &r.Rest); err != nil {
+		return fmt.Errorf("run again: %w", err)
+	}
+	pusher, can := d.(drive.Pusher)
+	if !s.Push || !can {
+		return nil
+	}
+	before, err := s.Bed.Link.Counts()
+	if err != nil {
+		return err
+	}
+	took, err := pusher.Push(ctx, i)
+	if err != nil {
+		return fmt.Errorf("push: %w", err)
+	}
+	after, err := s.Bed.Link.Counts()
+	r.Push, r.PushBytes = took.Seconds(), after.Sub(before).ToServer
+	return err
+}
+
+// run runs an image to hello, and ends it.
+func (s *Session) run(ctx context.Context, d drive.Driver, i drive.Image, what string, seconds *float64, bytes *int64) ([]Phase, error) {
+	var started *drive.Started
+	var err error
+	id := containerID(i, d, what, 0)
+	*seconds, *bytes, _, err = s.counted(func() error {
+		started, err = d.Run(ctx, i, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	*seconds = started.Total().Seconds()
+	return phases(started), started.End(context.WithoutCancel(ctx))
+}
+
+// containerID is a name for a container that no other has on this machine.
+func containerID(i drive.Image, d drive.Driver, what string, n int) string {
+	return fmt.Sprintf("hb-%s-%s-%s-%d-%d", strings.NewReplacer(":", "-", "/", "-").Replace(i.Name), d.Name(), what, n, time.Now().UnixNano()%1e9)
+}

@@ -1,0 +1,6 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func spaceCommand() *cobra.Command  { return &cobra.Command{Use: "space"} }
+func reportCommand() *cobra.Command { return &cobra.Command{Use: "report"} }
