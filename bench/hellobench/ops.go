@@ -1,77 +1,71 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/spf13/cobra"
-
 	"github.com/slackerd/slacker/bench/hellobench/catalog"
 	"github.com/slackerd/slacker/bench/hellobench/drive"
+	"github.com/slackerd/slacker/bench/hellobench/link"
 )
 
-// opCommand is one of the operations of the original HelloBench.
-func opCommand(op string) *cobra.Command {
-	var s setup
-	var all bool
-	short := map[string]string{
-		"pull": "bring images to a worker",
-		"run":  "bring images to a worker and run each until it has said hello",
-		"push": "bring images to a worker and push them to an empty registry",
-		"tag":  "give images another name in the registry, as the original's tag and push do",
-	}[op]
-	cmd := &cobra.Command{
-		Use: op + " [IMAGE...]", Short: short,
-		Example: fmt.Sprintf("  hellobench %s redis postgres\n  hellobench %s --all --drivers slacker", op, op),
-		RunE: func(cmd *cobra.Command, names []string) (err error) {
-			if all == (len(names) > 0) {
-				return errors.New("want names of images, or --all")
-			}
-			specs, err := s.specs()
-			if err != nil {
-				return err
-			}
-			if len(specs) != 1 || len(s.drivers) != 1 {
-				return errors.New("want one driver and one link")
-			}
-			r, err := s.start(cmd.Context(), specs[0])
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, r.stop()) }()
-			images, err := r.images(cmd.Context(), names)
-			if err != nil {
-				return err
-			}
-			var errs []error
-			for _, i := range images {
-				errs = append(errs, operate(cmd, r, op, i))
-			}
-			return errors.Join(errs...)
-		},
+// operation is one of the operations of the original HelloBench.
+func operation(op string) func(context.Context, []string) error {
+	return func(ctx context.Context, args []string) (err error) {
+		var s setup
+		f := flag.NewFlagSet(op, flag.ContinueOnError)
+		s.flags(f)
+		listVar(f, &s.drivers, "driver", []string{"overlayfs"}, "the `driver`: "+strings.Join(driverNames(), ", "))
+		listVar(f, &s.links, "link", []string{"unlimited"}, "the `link` between server and worker: unlimited, 1g or 100m")
+		all := f.Bool("all", false, "all images that the registry has")
+		if err := f.Parse(args); err != nil {
+			return err
+		}
+		if *all == (f.NArg() > 0) {
+			return fmt.Errorf("%s: want names of images, or -all", op)
+		}
+		specs, err := s.specs()
+		if err != nil {
+			return err
+		}
+		if len(specs) != 1 || len(s.drivers) != 1 {
+			return fmt.Errorf("%s: want one driver and one link", op)
+		}
+		r, err := s.start(ctx, specs[0])
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.stop()) }()
+		images, err := r.images(ctx, f.Args())
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, i := range images {
+			errs = append(errs, operate(ctx, r, op, i))
+		}
+		return errors.Join(errs...)
 	}
-	s.flags(cmd.Flags())
-	cmd.Flags().StringSliceVar(&s.drivers, "driver", []string{"overlayfs"}, "the `driver`")
-	cmd.Flags().StringSliceVar(&s.links, "link", []string{"unlimited"}, "the `link` between server and worker")
-	cmd.Flags().BoolVar(&all, "all", false, "all images that the registry has")
-	return cmd
 }
 
-func operate(cmd *cobra.Command, r *rig, op string, i drive.Image) error {
-	ctx, d := cmd.Context(), r.drivers[0]
+func operate(ctx context.Context, r *rig, op string, i drive.Image) error {
+	d := r.drivers[0]
 	say := func(what string, took time.Duration) {
-		_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s %s: %.3f s\n", what, i.Name, took.Seconds())
+		fmt.Printf("%s %s: %.3f s\n", what, i.Name, took.Seconds())
 	}
 	if op == "tag" {
 		started := time.Now()
-		if err := tag(cmd, r, i); err != nil {
+		if err := tag(ctx, r, i); err != nil {
 			return fmt.Errorf("tag %s: %w", i.Name, err)
 		}
 		say("tag", time.Since(started))
@@ -108,8 +102,8 @@ func operate(cmd *cobra.Command, r *rig, op string, i drive.Image) error {
 }
 
 // tag names the image NAME:hello.
-func tag(cmd *cobra.Command, r *rig, i drive.Image) error {
-	img, err := r.bed.Fetch(cmd.Context(), "", i.Name)
+func tag(ctx context.Context, r *rig, i drive.Image) error {
+	img, err := r.bed.Fetch(ctx, "", i.Name)
 	if err != nil {
 		return err
 	}
@@ -117,43 +111,35 @@ func tag(cmd *cobra.Command, r *rig, i drive.Image) error {
 	if err != nil {
 		return err
 	}
-	return remote.Tag(ref.Context().Tag("hello"), img, drive.Remote(cmd.Context(), r.bed.Link.Server)...)
+	return remote.Tag(ref.Context().Tag("hello"), img, drive.Remote(ctx, r.bed.Link.Server)...)
 }
 
-// fetchCommand takes the original images from elsewhere.
-func fetchCommand() *cobra.Command {
+// runFetch takes the original images from elsewhere.
+func runFetch(ctx context.Context, args []string) (err error) {
 	var s setup
-	var registry string
-	cmd := &cobra.Command{
-		Use:     "fetch IMAGE...",
-		Short:   "take images from another registry instead of building them",
-		Example: "  hellobench fetch --registry docker.io/library redis nginx",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, names []string) (err error) {
-			s.links = []string{"unlimited"}
-			specs, err := s.specs()
-			if err != nil {
-				return err
-			}
-			r, err := s.start(cmd.Context(), specs[0])
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, r.stop()) }()
-			for _, n := range names {
-				if err := r.fetch(cmd, registry, n); err != nil {
-					return fmt.Errorf("fetch %s: %w", n, err)
-				}
-			}
-			return nil
-		},
+	f := flag.NewFlagSet("fetch", flag.ContinueOnError)
+	s.flags(f)
+	registry := f.String("registry", "docker.io/library", "where from, a `registry` and path")
+	if err := f.Parse(args); err != nil {
+		return err
 	}
-	s.flags(cmd.Flags())
-	cmd.Flags().StringVar(&registry, "registry", "docker.io/library", "where from, a `registry` and path")
-	return cmd
+	if f.NArg() == 0 {
+		return errors.New("fetch: want names of images")
+	}
+	r, err := s.start(ctx, link.Unlimited)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.stop()) }()
+	for _, n := range f.Args() {
+		if err := r.fetch(ctx, *registry, n); err != nil {
+			return fmt.Errorf("fetch %s: %w", n, err)
+		}
+	}
+	return nil
 }
 
-func (r *rig) fetch(cmd *cobra.Command, registry, image string) error {
+func (r *rig) fetch(ctx context.Context, registry, image string) error {
 	if _, ok := catalog.Find(image); !ok {
 		return fmt.Errorf("HelloBench has no image %q", image)
 	}
@@ -161,7 +147,7 @@ func (r *rig) fetch(cmd *cobra.Command, registry, image string) error {
 	if err != nil {
 		return err
 	}
-	img, err := remote.Image(from, remote.WithContext(cmd.Context()))
+	img, err := remote.Image(from, remote.WithContext(ctx))
 	if err != nil {
 		return err
 	}
@@ -169,7 +155,7 @@ func (r *rig) fetch(cmd *cobra.Command, registry, image string) error {
 	if err != nil {
 		return err
 	}
-	if err := remote.Write(to, img, drive.Remote(cmd.Context(), r.bed.Link.Server)...); err != nil {
+	if err := remote.Write(to, img, drive.Remote(ctx, r.bed.Link.Server)...); err != nil {
 		return err
 	}
 	return addOriginal(r.bed.Cache, image)

@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/spf13/pflag"
 
 	"github.com/slackerd/slacker/bench/hellobench/catalog"
 	"github.com/slackerd/slacker/bench/hellobench/drive"
@@ -41,16 +40,31 @@ func driverNames() []string {
 // setup are the flags of what runs images.
 type setup struct {
 	cache, bin, containerd string
-	drivers, links         []string
+	drivers, links         list
 	background             bool
 	slots                  int
 }
 
-func (s *setup) flags(f *pflag.FlagSet) {
+func (s *setup) flags(f *flag.FlagSet) {
 	f.StringVar(&s.cache, "cache", defaultCache, "`directory` that keeps the image set and what is made of it")
 	f.StringVar(&s.bin, "bin", "bin", "`directory` of slackerd, slackerctl and slacker-client")
 	f.StringVar(&s.containerd, "containerd", string(stack.V2), "`version` of containerd: v2, or debian for 1.6")
 	f.BoolVar(&s.background, "background-fetch", true, "let stargz fetch the rest of an image after it was mounted")
+}
+
+// list is a flag of several values with commas between.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+func (l *list) Set(s string) error {
+	*l = strings.Split(s, ",")
+	return nil
+}
+
+func listVar(f *flag.FlagSet, l *list, name string, value []string, usage string) {
+	*l = value
+	f.Var(l, name, usage)
 }
 
 // specs are the links that were asked for.

@@ -1,0 +1,161 @@
+package report
+
+import (
+	"slices"
+	"time"
+
+	"github.com/slackerd/slacker/bench/hellobench/catalog"
+	"github.com/slackerd/slacker/bench/hellobench/measure"
+	"github.com/slackerd/slacker/bench/hellobench/space"
+)
+
+// Machine is where it was measured.
+type Machine struct {
+	CPU        string `json:"cpu"`
+	Cores      int    `json:"cores"`
+	Memory     int64  `json:"memory_bytes"`
+	Kernel     string `json:"kernel"`
+	System     string `json:"system"`
+	Containerd string `json:"containerd"`
+}
+
+// Image is an image that was measured.
+type Image struct {
+	Name         string           `json:"name"`
+	Category     catalog.Category `json:"category"`
+	Version      string           `json:"version,omitempty"`
+	Compressed   int64            `json:"compressed_bytes"`
+	Uncompressed int64            `json:"uncompressed_bytes"`
+	Layers       int              `json:"layers"`
+}
+
+// Missing is an image of HelloBench that was not.
+type Missing struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
+// Data is all of a report: what the JSON file has.
+type Data struct {
+	Name    string           `json:"name"`
+	At      time.Time        `json:"at"`
+	Commit  string           `json:"commit"`
+	Command string           `json:"command"`
+	Machine Machine          `json:"machine"`
+	Images  []Image          `json:"images"`
+	Missing []Missing        `json:"missing"`
+	Records []measure.Record `json:"records"`
+	Space   *space.Result    `json:"space,omitempty"`
+	// Summary is filled in by Write.
+	Summary []Line   `json:"summary"`
+	Behind  []string `json:"behind"`
+}
+
+// pick are the records of a kind, over a link.
+func (d *Data) pick(kind measure.Kind, link string) []measure.Record {
+	var some []measure.Record
+	for _, r := range d.Records {
+		if r.Kind == kind && r.Link == link && r.Error == "" {
+			some = append(some, r)
+		}
+	}
+	return some
+}
+
+// links and drivers are those that were measured, in the order of measuring and of
+// the palette.
+func (d *Data) links() []string {
+	var all []string
+	for _, r := range d.Records {
+		if !slices.Contains(all, r.Link) {
+			all = append(all, r.Link)
+		}
+	}
+	return all
+}
+
+var driverOrder = []string{"overlayfs", "stargz", "copy", "qcow2", "slacker-containerd", "slacker"}
+
+func driversOf(records []measure.Record) []string {
+	var all []string
+	for _, d := range driverOrder {
+		if slices.ContainsFunc(records, func(r measure.Record) bool { return r.Driver == d }) {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// figure is one number of a record.
+type figure func(measure.Record) float64
+
+func deploy(r measure.Record) float64  { return r.Pull + r.Run }
+func pull(r measure.Record) float64    { return r.Pull }
+func run(r measure.Record) float64     { return r.Run }
+func again(r measure.Record) float64   { return r.Again }
+func push(r measure.Record) float64    { return r.Push }
+func fetched(r measure.Record) float64 { return float64(r.PullBytes + r.RunBytes) }
+
+func develop(r measure.Record) float64 {
+	if r.Push == 0 {
+		return 0
+	}
+	return r.Push + r.Pull + r.Run
+}
+
+// perImage is the median of a figure over rounds, by image, for a driver; images
+// where it is zero are left out.
+func perImage(records []measure.Record, driver string, f figure) map[string]float64 {
+	all := map[string][]float64{}
+	for _, r := range records {
+		if r.Driver == driver && f(r) > 0 {
+			all[r.Image] = append(all[r.Image], f(r))
+		}
+	}
+	out := map[string]float64{}
+	for i, v := range all {
+		out[i] = median(v)
+	}
+	return out
+}
+
+func values(m map[string]float64) []float64 {
+	var v []float64
+	for _, x := range m {
+		v = append(v, x)
+	}
+	return sorted(v)
+}
+
+func sorted(v []float64) []float64 {
+	v = slices.Clone(v)
+	slices.Sort(v)
+	return v
+}
+
+func median(v []float64) float64 { return quantile(v, 0.5) }
+
+// quantile is between the two nearest values.
+func quantile(v []float64, q float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	s := sorted(v)
+	at := q * float64(len(s)-1)
+	n := int(at)
+	if n+1 >= len(s) {
+		return s[len(s)-1]
+	}
+	return s[n] + (at-float64(n))*(s[n+1]-s[n])
+}
+
+// ratios are a[i]/b[i] for the images that both have.
+func ratios(a, b map[string]float64) []float64 {
+	var r []float64
+	for i, v := range a {
+		if w := b[i]; w > 0 && v > 0 {
+			r = append(r, v/w)
+		}
+	}
+	return sorted(r)
+}

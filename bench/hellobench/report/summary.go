@@ -1,0 +1,160 @@
+package report
+
+import (
+	"fmt"
+
+	"github.com/slackerd/slacker/bench/hellobench/measure"
+)
+
+// Line is a line of the summary: a figure of ours, by link, and the paper's.
+type Line struct {
+	What  string             `json:"what"`
+	Paper string             `json:"paper"`
+	Ours  map[string]float64 `json:"ours"` // by link
+	Unit  string             `json:"unit"` // "x" or "%"
+	Note  string             `json:"note,omitempty"`
+}
+
+// comparison is a ratio of medians by image: how many times faster is ours.
+type comparison struct {
+	what, paper string
+	than, ours  string // drivers
+	slow, fast  figure // of than and of ours
+}
+
+// comparisons are the paper's, and those that it did not have.
+func comparisons(ours string) []comparison {
+	return []comparison{
+		{"push, times faster than overlayfs", "153x", "overlayfs", ours, push, push},
+		{"pull, times faster than overlayfs", "72x", "overlayfs", ours, pull, pull},
+		{"run, times faster than overlayfs", "0.85x (17 % slower)", "overlayfs", ours, run, run},
+		{"second run, times faster than overlayfs", "", "overlayfs", ours, again, again},
+		{"deployment cycle (pull + run), times faster than overlayfs", "5x", "overlayfs", ours, deploy, deploy},
+		{"development cycle (push + pull + run), times faster than overlayfs", "20x", "overlayfs", ours, develop, develop},
+		{"deployment cycle, times faster than stargz", "", "stargz", ours, deploy, deploy},
+		{"deployment cycle, times faster than qcow2", "", "qcow2", ours, deploy, deploy},
+		{"deployment cycle, times faster than a full copy", "", "copy", ours, deploy, deploy},
+	}
+}
+
+// atLeast keeps what takes no time (a pull that has nothing to do) from being
+// infinitely fast: it counts as a millisecond.
+func atLeast(f figure) figure {
+	return func(r measure.Record) float64 {
+		if v := f(r); v > 0 && v < 0.001 {
+			return 0.001
+		} else {
+			return v
+		}
+	}
+}
+
+// summarize fills in Summary and Behind.
+func (d *Data) summarize() {
+	d.Summary, d.Behind = nil, nil
+	for _, ours := range []string{"slacker", "slacker-containerd"} {
+		for _, c := range comparisons(ours) {
+			line := Line{What: ours + ": " + c.what, Paper: c.paper, Unit: "x", Ours: map[string]float64{}}
+			for _, link := range d.links() {
+				records := d.pick(measure.Cycle, link)
+				if r := ratios(perImage(records, c.than, atLeast(c.slow)), perImage(records, c.ours, atLeast(c.fast))); len(r) > 0 {
+					line.Ours[link] = median(r)
+				}
+			}
+			if len(line.Ours) > 0 {
+				d.Summary = append(d.Summary, line)
+			}
+		}
+	}
+	d.shares()
+	d.behind()
+}
+
+// shares are parts of a whole: of the time, of the bytes.
+func (d *Data) shares() {
+	pulled := Line{What: "overlayfs: the pull's part of the deployment cycle", Paper: "76 %", Unit: "%", Ours: map[string]float64{}}
+	read := Line{What: "slacker: bytes fetched until hello, of the uncompressed image", Paper: "6.4 %", Unit: "%", Ours: map[string]float64{}}
+	sizes := map[string]float64{}
+	for _, i := range d.Images {
+		sizes[i.Name] = float64(i.Uncompressed)
+	}
+	for _, link := range d.links() {
+		records := d.pick(measure.Cycle, link)
+		if r := ratios(perImage(records, "overlayfs", pull), perImage(records, "overlayfs", deploy)); len(r) > 0 {
+			pulled.Ours[link] = 100 * median(r)
+		}
+		if r := ratios(perImage(records, "slacker", fetched), sizes); len(r) > 0 {
+			read.Ours[link] = 100 * median(r)
+		}
+	}
+	for _, l := range []Line{pulled, read} {
+		if len(l.Ours) > 0 {
+			d.Summary = append(d.Summary, l)
+		}
+	}
+}
+
+// behind says where a driver of ours is slower than another, by more than noise.
+func (d *Data) behind() {
+	const noise = 1.05
+	for _, link := range d.links() {
+		records := d.pick(measure.Cycle, link)
+		for _, ours := range []string{"slacker", "slacker-containerd"} {
+			for _, than := range driversOf(records) {
+				if than == ours || than == "slacker" || than == "slacker-containerd" {
+					continue
+				}
+				for name, f := range map[string]figure{"run": run, "second run": again, "deployment": deploy, "bytes fetched": fetched} {
+					r := ratios(perImage(records, ours, f), perImage(records, than, f))
+					slower := 0
+					for _, v := range r {
+						if v > noise {
+							slower++
+						}
+					}
+					if slower > 0 {
+						d.Behind = append(d.Behind, fmt.Sprintf("%s, link %s: %s takes more than with %s for %d of %d images (median ratio %.2f, worst %.2f)",
+							ours, link, name, than, slower, len(r), median(r), r[len(r)-1]))
+					}
+				}
+			}
+		}
+	}
+	d.behindInThroughput()
+}
+
+// behindInThroughput compares the servers with overlayfs, a local disk.
+func (d *Data) behindInThroughput() {
+	for _, link := range d.links() {
+		local := d.throughput(link)["overlayfs"]
+		for _, ours := range []string{"slacker", "slacker-containerd"} {
+			for name, v := range d.throughput(link)[ours] {
+				if w := local[name]; w > 0 && v < w/1.05 {
+					d.Behind = append(d.Behind, fmt.Sprintf("%s, throughput of %s: %.2f of that on the local disk", ours, name, v/w))
+				}
+			}
+		}
+	}
+}
+
+// throughput is the median figures, by driver and name.
+func (d *Data) throughput(link string) map[string]map[string]float64 {
+	all := map[string]map[string][]float64{}
+	for _, r := range d.pick(measure.LongRun, link) {
+		if all[r.Driver] == nil {
+			all[r.Driver] = map[string][]float64{}
+		}
+		for name, v := range r.Figures {
+			name = r.Image + " " + name
+			all[r.Driver][name] = append(all[r.Driver][name], v)
+		}
+	}
+	out := map[string]map[string]float64{}
+	for driver, figures := range all {
+		out[driver] = map[string]float64{}
+		for name, v := range figures {
+			out[driver][name] = median(v)
+		}
+	}
+	return out
+}
