@@ -53,7 +53,7 @@ add_module() {
 for name in crc32c_generic virtio_pci virtio_net nbd fuse loop; do add_module "$name"; done
 
 put /bin/busybox /bin/busybox
-for program in mkfs.ext4 e2fsck blkid fstrim tune2fs; do
+for program in mkfs.ext4 e2fsck blkid fstrim tune2fs nbd-client; do
 	put "$(PATH=$PATH:/usr/sbin:/sbin command -v "$program")" "/usr/bin/$program"
 done
 if [ -e /etc/mke2fs.conf ]; then cp /etc/mke2fs.conf "$tree/etc/"; fi

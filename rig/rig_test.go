@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 )
 
@@ -46,7 +45,7 @@ func runTests(m *testing.M) (status int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	for _, tool := range []string{"qemu-system-x86_64", "busybox", "cpio", "xz", "strings", "mkfs.ext4", "fstrim"} {
+	for _, tool := range []string{"qemu-system-x86_64", "busybox", "cpio", "xz", "strings", "mkfs.ext4", "fstrim", "nbd-client"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return 1, fmt.Errorf("%s is not installed: run make setup", tool)
 		}
@@ -80,14 +79,18 @@ type host struct {
 	t        *testing.T
 	dir      string
 	nbd, api int // ports
+	tls      *pki
 	cmd      *exec.Cmd
 	log      *os.File
 }
 
 // newHost starts a server with a volume named v.
-func newHost(t *testing.T) *host {
+func newHost(t *testing.T) *host { return newTLSHost(t, nil) }
+
+// newTLSHost is newHost of a server that requires TLS, unless p is nil.
+func newTLSHost(t *testing.T, p *pki) *host {
 	t.Helper()
-	h := &host{t: t, dir: t.TempDir(), nbd: freePort(t), api: freePort(t)}
+	h := &host{t: t, dir: t.TempDir(), nbd: freePort(t), api: freePort(t), tls: p}
 	log, err := os.Create(filepath.Join(h.dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +104,7 @@ func newHost(t *testing.T) *host {
 		}
 		_ = log.Close()
 	})
-	client, err := api.NewClient("tcp://127.0.0.1:" + strconv.Itoa(h.api))
+	client, err := p.client("tcp://127.0.0.1:" + strconv.Itoa(h.api))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,6 +139,7 @@ func (h *host) start() {
 	h.cmd = exec.Command(filepath.Join(bin, "slackerd"), "serve", "--data-dir", filepath.Join(h.dir, "data"),
 		"--nbd-listen", fmt.Sprintf("tcp://127.0.0.1:%d", h.nbd), "--api-listen", fmt.Sprintf("tcp://127.0.0.1:%d", h.api),
 		"--nbd-advertise", fmt.Sprintf("tcp://10.0.2.2:%d", h.nbd), "--log-level", "debug")
+	h.cmd.Args = append(h.cmd.Args, h.tls.serverFlags()...)
 	h.cmd.Stderr = h.log
 	if err := h.cmd.Start(); err != nil {
 		h.t.Fatal(err)
@@ -168,10 +172,17 @@ type guest struct {
 // boot starts a test of guest/ with arguments.
 func boot(t *testing.T, test string, args ...string) *guest {
 	t.Helper()
+	return bootWith(t, nil, test, args...)
+}
+
+// bootWith is boot with more files in the guest, SOURCE:DESTINATION.
+func bootWith(t *testing.T, files []string, test string, args ...string) *guest {
+	t.Helper()
 	dir := t.TempDir()
 	initramfs := filepath.Join(dir, "initramfs")
-	out, err := exec.Command("./initramfs.sh", kernel, initramfs, "guest/"+test+".sh:/test.sh", "guest/lib.sh:/lib.sh",
-		filepath.Join(bin, "slacker-client")+":/usr/bin/slacker-client").CombinedOutput()
+	files = append([]string{kernel, initramfs, "guest/" + test + ".sh:/test.sh", "guest/lib.sh:/lib.sh",
+		filepath.Join(bin, "slacker-client") + ":/usr/bin/slacker-client"}, files...)
+	out, err := exec.Command("./initramfs.sh", files...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("make the initramfs: %v\n%s", err, out)
 	}
@@ -242,7 +253,7 @@ func (g *guest) pass() {
 
 func TestBasic(t *testing.T) {
 	h := newHost(t)
-	boot(t, "basic", strconv.Itoa(h.api)).pass()
+	boot(t, "basic", strconv.Itoa(h.api), strconv.Itoa(h.nbd)).pass()
 }
 
 // The server is killed while the guest writes and syncs. It is a pause for the

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -37,7 +38,7 @@ func (b backend) Open(ctx context.Context, name string, conn nbdserver.Conn, dis
 	if err != nil {
 		return nil, err
 	}
-	return holdWrites(device{d}), nil
+	return holdWrites(&device{Device: d, contexts: contexts{b, conn}}), nil
 }
 
 // allow holds the opening of an export to the policy. A volume that somebody
@@ -91,11 +92,24 @@ func (b backend) List(ctx context.Context, conn nbdserver.Conn) ([]nbdserver.Exp
 }
 
 // device is a volume.Device in the words of nbdserver.
-type device struct{ *volume.Device }
+type device struct {
+	*volume.Device
+	contexts contexts
+	bases    []*volume.Base // of the contexts that are open
+}
+
+// Close ends the use of the device and of what it is compared with.
+func (d *device) Close() error {
+	err := d.Device.Close()
+	for _, b := range d.bases {
+		err = errors.Join(err, b.Close())
+	}
+	return err
+}
 
 // identify tells metrics who uses a device of backend.
 func identify(dev nbdserver.Device) (who func() activity.Identity, ok bool) {
-	d, ok := dev.(device)
+	d, ok := dev.(*device)
 	if !ok {
 		return nil, false
 	}
@@ -105,9 +119,9 @@ func identify(dev nbdserver.Device) (who func() activity.Identity, ok bool) {
 	}, true
 }
 
-func (d device) Info() nbdserver.Info { return nbdserver.Info(d.Device.Info()) }
+func (d *device) Info() nbdserver.Info { return nbdserver.Info(d.Device.Info()) }
 
-func (d device) Extents(ctx context.Context, dst []nbdserver.Extent, offBytes, lengthBytes uint64, maxExtents int) ([]nbdserver.Extent, error) {
+func (d *device) Extents(ctx context.Context, dst []nbdserver.Extent, offBytes, lengthBytes uint64, maxExtents int) ([]nbdserver.Extent, error) {
 	es, err := d.Device.Extents(ctx, nil, offBytes, lengthBytes, maxExtents)
 	for _, e := range es {
 		dst = append(dst, nbdserver.Extent(e))

@@ -1,5 +1,5 @@
-# basic.sh API-PORT: a file system on the kernel's NBD client, from attach to
-# detach.
+# basic.sh API-PORT NBD-PORT: a file system on the kernel's NBD client, from
+# attach to detach, and with nbd-client.
 . /lib.sh
 step attach
 slacker-client -v attach --driver nbd --mkfs --mount /mnt/v v || die attach
@@ -32,6 +32,19 @@ step fsck
 device=$(slacker-client attach --driver nbd --read-only v) || die "attach read-only"
 /usr/bin/e2fsck -fn "$device" || die fsck
 slacker-client detach "$device" || die "detach by device"
+nothing_left
+for how in "" -g; do
+	step "nbd-client $how" # -g: by EXPORT_NAME
+	nbd-client $how -N v 10.0.2.2 "$2" /dev/nbd9 || die "nbd-client $how"
+	mkdir -p /mnt/n
+	mount -t ext4 /dev/nbd9 /mnt/n || die "mount what nbd-client connected"
+	sed s:/mnt/v:/mnt/n: /tmp/sum >/tmp/sum-n
+	sha256sum -c /tmp/sum-n || die "the data changed"
+	date >/mnt/n/date
+	sync
+	umount /mnt/n
+	nbd-client -d /dev/nbd9 || die "nbd-client -d"
+done
 nothing_left
 no_errors
 step done

@@ -1,6 +1,10 @@
 # Shared by the tests in the guest. Their first argument is the port of the
 # admin API on the host, which the guest sees as 10.0.2.2.
 export SLACKER_SERVER=http://10.0.2.2:$1
+if [ -e /tls/ca.crt ]; then
+	chmod 600 /tls/worker.key
+	export SLACKER_SERVER=https://10.0.2.2:$1 SLACKER_TLS_CA=/tls/ca.crt SLACKER_TLS_CERT=/tls/worker.crt SLACKER_TLS_KEY=/tls/worker.key
+fi
 
 step() { read -r up _ </proc/uptime; echo "STEP $up $*"; }
 die() { echo "FAIL $*"; slacker-client list; exit 1; }
