@@ -39,6 +39,7 @@ const (
 	PhaseMkfs   = "mkfs"   // an ext4 image is made of them
 	PhaseWrite  = "write"  // data goes to the server
 	PhaseExport = "export" // data comes from the server
+	PhasePack   = "pack"   // files go into a layer
 )
 
 // Progress is told how far a phase is. total is 0 where it is not known. It is

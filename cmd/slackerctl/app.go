@@ -34,8 +34,9 @@ type app struct {
 	terminal func(stream any) bool
 	location *time.Location // of the times in tables
 
-	importImage func(context.Context, image.ImportOptions) (image.Result, error)
-	exportImage func(context.Context, image.ExportOptions) (image.Result, error)
+	importImage  func(context.Context, image.ImportOptions) (image.Result, error)
+	exportImage  func(context.Context, image.ExportOptions) (image.Result, error)
+	exportLayers func(context.Context, image.LayersOptions) (image.Result, error)
 
 	server      string
 	tls         certs.Files
@@ -46,7 +47,7 @@ func newApp() *app {
 	return &app{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
 		terminal: isTerminal, location: time.Local,
-		importImage: image.Import, exportImage: image.Export,
+		importImage: image.Import, exportImage: image.Export, exportLayers: image.ExportLayers,
 	}
 }
 

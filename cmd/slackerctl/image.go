@@ -17,9 +17,10 @@ func (a *app) image() *cobra.Command {
 		Use:   "image",
 		Short: "Import and export images",
 		Long: `image imports disk images, archives, directories and container images as snapshots,
-and exports snapshots and volumes as disk images.`,
+and exports snapshots and volumes as disk images, and snapshots as container images.`,
 		Example: `  slackerctl image import debian.qcow2 debian@v1
-  slackerctl image export debian@v1 debian.raw`,
+  slackerctl image export debian@v1 debian.raw
+  slackerctl image export debian@v1 docker://registry.example.org/debian:v1`,
 	}, a.imageImport(), a.imageExport())
 }
 
@@ -71,43 +72,6 @@ stays.`,
 	flags.StringVar(&o.NBDAddr, "nbd", "", "NBD `address` of the server (default: the first that it states)")
 	flags.StringVar(&o.TempDir, "temp-dir", "", "`DIR` with room for about twice the content (default: $TMPDIR or /tmp)")
 	a.completeFlag(cmd, "format", image.Formats())
-	return cmd
-}
-
-func (a *app) imageExport() *cobra.Command {
-	var o image.ExportOptions
-	cmd := &cobra.Command{
-		Use:   "export VOLUME[@SNAPSHOT] FILE [flags]",
-		Short: "Export a snapshot or volume as a disk image",
-		Long: `export writes a snapshot to a file. The file appears when it is complete; a file
-that is there already is replaced only with --force. Exporting a volume that is
-written meanwhile gives no one moment of it: make a snapshot first.`,
-		Example: `  slackerctl image export debian@v1 debian.raw
-  slackerctl image export debian@v1 debian.qcow2 --format qcow2`,
-		Args:                  wantArgs(2, 2),
-		DisableFlagsInUseLine: true,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Source, o.Dest = args[0], args[1]
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			bar := a.newProgress()
-			o.Client, o.Progress, o.TLS = client, bar.bytes, a.secure()
-			res, err := a.exportImage(cmd.Context(), o)
-			bar.finish()
-			if err != nil {
-				return a.failed(cmd.Context(), err, o.Source)
-			}
-			return a.imageDone(o.Dest, res, fmt.Sprintf("exported %s to %s", o.Source, o.Dest))
-		},
-		ValidArgsFunction: a.completeTarget(true, true),
-	}
-	flags := cmd.Flags()
-	flags.StringVar(&o.Format, "format", image.FormatRaw, "`FORMAT` of the file: "+strings.Join(image.ExportFormats(), ", "))
-	flags.BoolVar(&o.Force, "force", false, "replace a file that is there")
-	flags.StringVar(&o.NBDAddr, "nbd", "", "NBD `address` of the server (default: the first that it states)")
-	a.completeFlag(cmd, "format", image.ExportFormats())
 	return cmd
 }
 

@@ -1,8 +1,6 @@
 package images
 
 import (
-	"io"
-	"os"
 	"runtime"
 	"time"
 
@@ -10,42 +8,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/gzip"
+
+	"github.com/slackerd/slacker/image"
 )
-
-// fileLayer is a layer in the cache, as the library wants it.
-type fileLayer struct {
-	file  string
-	built *builtLayer
-}
-
-func (l *fileLayer) Digest() (v1.Hash, error)             { return l.built.Digest, nil }
-func (l *fileLayer) DiffID() (v1.Hash, error)             { return l.built.DiffID, nil }
-func (l *fileLayer) Size() (int64, error)                 { return l.built.SizeBytes, nil }
-func (l *fileLayer) MediaType() (types.MediaType, error)  { return types.OCILayer, nil }
-func (l *fileLayer) Compressed() (io.ReadCloser, error)   { return os.Open(l.file) }
-func (l *fileLayer) Uncompressed() (io.ReadCloser, error) { return openGzip(l.file) }
-
-// gzipFile closes the file behind a decompressor too.
-type gzipFile struct {
-	*gzip.Reader
-	f *os.File
-}
-
-func openGzip(file string) (io.ReadCloser, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	r, err := gzip.NewReader(f)
-	if err != nil {
-		_ = f.Close() // read only
-		return nil, err
-	}
-	return gzipFile{r, f}, nil
-}
-
-func (g gzipFile) Close() error { return g.f.Close() }
 
 // assemble puts the layers of a recipe together. All of them are built.
 func (s *store) assemble(r *Recipe) (v1.Image, error) {
@@ -58,7 +23,7 @@ func (s *store) assemble(r *Recipe) (v1.Image, error) {
 		}
 		created = v1.Time{Time: time.Unix(built.Epoch, 0).UTC()}
 		img, err = mutate.Append(img, mutate.Addendum{
-			Layer:     &fileLayer{s.blob(l), built},
+			Layer:     image.StoredLayer(s.blob(l), types.OCILayer, built.Digest, built.DiffID, built.SizeBytes),
 			History:   v1.History{Created: created, CreatedBy: built.CreatedBy},
 			MediaType: types.OCILayer,
 		})

@@ -20,7 +20,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/slackerd/slacker/image"
 )
 
 func needRoot(t *testing.T) {
@@ -140,7 +143,7 @@ func TestChanges(t *testing.T) {
 
 func layerNames(t *testing.T, file string) []string {
 	t.Helper()
-	plain, err := openGzip(file)
+	plain, err := image.StoredLayer(file, types.OCILayer, v1.Hash{}, v1.Hash{}, 0).Uncompressed()
 	if err != nil {
 		t.Fatal(err)
 	}

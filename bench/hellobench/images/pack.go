@@ -2,19 +2,14 @@ package images
 
 import (
 	"bufio"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"hash"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/klauspost/compress/gzip"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/image"
@@ -23,46 +18,21 @@ import (
 // pack writes a tree as a compressed layer, and returns its digests. A tree
 // that overlayfs made has its signs for what was removed; they become
 // whiteouts.
-func pack(tree, blob string, epoch int64) (b *builtLayer, err error) {
-	f, err := os.Create(blob)
+func pack(tree, blob string, epoch int64) (*builtLayer, error) {
+	b := &builtLayer{Epoch: epoch}
+	layer, err := image.PackLayer(blob, types.OCILayer, time.Unix(epoch, 0), func(out *image.LayerWriter) error {
+		err := addTree(out, tree)
+		b.FileBytes = int64(out.Bytes())
+		return errors.Join(err, out.Close())
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	packed := &countingHash{hash: sha256.New(), w: bufio.NewWriterSize(f, 1<<20)}
-	zip, err := gzip.NewWriterLevel(packed, gzip.DefaultCompression)
-	if err != nil {
-		return nil, err
-	}
-	plain := &countingHash{hash: sha256.New(), w: zip}
-	layer := image.NewLayerWriter(plain, time.Unix(epoch, 0))
-	if err := addTree(layer, tree); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(layer.Close(), zip.Close(), packed.w.(*bufio.Writer).Flush()); err != nil {
-		return nil, err
-	}
-	return &builtLayer{
-		Digest: packed.sum(), DiffID: plain.sum(), SizeBytes: packed.bytes, FileBytes: int64(layer.Bytes()), Epoch: epoch,
-	}, nil
-}
-
-// countingHash hashes and counts what passes.
-type countingHash struct {
-	hash  hash.Hash
-	w     io.Writer
-	bytes int64
-}
-
-func (c *countingHash) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.hash.Write(p[:n])
-	c.bytes += int64(n)
-	return n, err
-}
-
-func (c *countingHash) sum() v1.Hash {
-	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(c.hash.Sum(nil))}
+	var errs [3]error
+	b.Digest, errs[0] = layer.Digest()
+	b.DiffID, errs[1] = layer.DiffID()
+	b.SizeBytes, errs[2] = layer.Size()
+	return b, errors.Join(errs[:]...)
 }
 
 // addTree adds all of a tree in the order of names.
