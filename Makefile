@@ -89,6 +89,25 @@ hellobench-images: ## build the image set of HelloBench from Debian packages int
 	$(GO) run ./bench/hellobench build
 	$(GO) run ./bench/hellobench images
 
+# RUN is the name of a run: one that was stopped goes on, another name begins anew.
+RUN ?= full
+HELLOBENCH_FLAGS ?=
+
+.PHONY: hellobench
+hellobench: build stack hellobench-images ## compare container starts on the image set, report into bench/results (root, about an hour)
+	$(GO) build -o bin/hellobench ./bench/hellobench
+	bin/hellobench measure -name $(RUN) $(HELLOBENCH_FLAGS)
+	bin/hellobench space -name $(RUN)
+	bin/hellobench report -name $(RUN)
+
+.PHONY: hellobench-quick
+hellobench-quick: build stack ## the same on four images, without a recorded report (root, a few minutes)
+	$(GO) build -o bin/hellobench ./bench/hellobench
+	bin/hellobench build busybox hello-world redis httpd
+	bin/hellobench measure -name quick-$$(date +%s) -links unlimited,100m -starts 1,4 -scale-images redis -seconds 2 busybox hello-world redis httpd
+	bin/hellobench report -name $$(ls -t .cache/hellobench/runs | grep quick- | head -1) -out .cache/hellobench/quick -command 'make hellobench-quick'
+	@echo 'the page is .cache/hellobench/quick.html'
+
 .PHONY: man
 man: build ## write the manual pages into dist/man
 	for p in $(PROGRAMS); do ./bin/$$p man dist/man || exit 1; done

@@ -85,7 +85,7 @@ func machine() report.Machine {
 	}
 	if out, err := exec.Command(path, "--version").Output(); err == nil {
 		if f := strings.Fields(string(out)); len(f) > 2 {
-			m.Containerd = f[2]
+			m.Containerd, _, _ = strings.Cut(f[2], "+")
 		}
 	}
 	return m

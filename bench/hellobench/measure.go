@@ -43,8 +43,8 @@ Measure compares drivers, by turns in one run: all images of the registry when n
 What it measured is written down at once; started again with the same -name it goes on where it was.
 The first time images are prepared (imported, converted), which takes longer than measuring them.
 
-Drivers: overlayfs, stargz (containerd with these snapshotters), copy (the whole disk), qcow2 (backed by
-qemu-nbd), slacker (clone, attach, chroot). Links: unlimited, 1g (1 Gbit/s, 0.5 ms), 100m (100 Mbit/s, 5 ms).
+Drivers: overlayfs, stargz, slacker-containerd (containerd with these snapshotters); without containers: copy
+(the whole disk), qcow2 (backed by qemu-nbd), slacker (clone, attach, chroot). Links: unlimited, 1g (1 Gbit/s, 0.5 ms), 100m (100 Mbit/s, 5 ms).
 What: cycle (pull, run, run again, push), scale (many starts at once), longrun (throughput of servers),
 multimake (a program built by several compiler versions). Pushes and all but cycles are measured over the
 first link only.

@@ -26,6 +26,7 @@ var drivers = []struct {
 	{"stargz", drive.NewStargz},
 	{"copy", drive.NewCopy},
 	{"qcow2", drive.NewQcow2},
+	{"slacker-containerd", drive.NewSnapshotter},
 	{"slacker", drive.NewSlacker},
 }
 

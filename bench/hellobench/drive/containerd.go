@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -50,9 +51,17 @@ type containerDriver struct {
 	client *containerd.Client
 }
 
+// overlayDriver is containerd with overlayfs.
+type overlayDriver struct{ containerDriver }
+
 // NewOverlayfs is the driver "overlayfs": containerd as everybody has it.
 func NewOverlayfs(b *Bed) Driver {
-	return &containerDriver{bed: b, name: "overlayfs", snapshotter: "overlayfs"}
+	return &overlayDriver{containerDriver{bed: b, name: "overlayfs", snapshotter: "overlayfs"}}
+}
+
+// Push pushes what was pulled.
+func (d *overlayDriver) Push(ctx context.Context, i Image) (time.Duration, error) {
+	return d.push(ctx, i)
 }
 
 func (d *containerDriver) Name() string { return d.name }
@@ -182,8 +191,9 @@ func (d *containerDriver) start(ctx context.Context, c *container, i Image, ref,
 	watch.lap("root")
 	out := newOutput(wanted(i.Task))
 	var stdin io.Reader
+	written := make(chan struct{})
 	if i.Task.Stdin != "" {
-		stdin = strings.NewReader(i.Task.Stdin)
+		stdin = &endingReader{Reader: strings.NewReader(i.Task.Stdin), ended: written}
 	}
 	c.task, err = c.client.NewTask(ctx, cio.NewCreator(cio.WithStreams(stdin, out, out), cio.WithFIFODir(filepath.Join(d.bed.dir, "fifo"))))
 	if err != nil {
@@ -198,7 +208,31 @@ func (d *containerDriver) start(ctx context.Context, c *container, i Image, ref,
 	c.running = running{out: out, exited: c.watch(status), dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		return stack.Namespace(fmt.Sprintf("/proc/%d/ns/net", pid)).DialContext(ctx, network, address)
 	}}
-	return c.task.Start(ctx)
+	if err := c.task.Start(ctx); err != nil || stdin == nil {
+		return err
+	}
+	select {
+	case <-written:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return c.task.CloseIO(ctx, containerd.WithStdinCloser)
+}
+
+// endingReader tells when all was read: the shim holds the pipe open until it is
+// told to close it.
+type endingReader struct {
+	io.Reader
+	ended chan struct{}
+	once  sync.Once
+}
+
+func (r *endingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil {
+		r.once.Do(func() { close(r.ended) })
+	}
+	return n, err
 }
 
 // watch turns containerd's exit into ours, once the output was read.
@@ -250,8 +284,8 @@ func (d *containerDriver) Forget(ctx context.Context, i Image) error {
 	return d.fresh(ctx)
 }
 
-// Push pushes what was pulled to a registry that has nothing.
-func (d *containerDriver) Push(ctx context.Context, i Image) (time.Duration, error) {
+// push pushes what is in the content store to a registry that has nothing.
+func (d *containerDriver) push(ctx context.Context, i Image) (time.Duration, error) {
 	if err := d.bed.resetScratch(ctx); err != nil {
 		return 0, err
 	}

@@ -53,5 +53,43 @@ func (d *stargzDriver) Push(ctx context.Context, i Image) (time.Duration, error)
 	if err := d.fetchContent(ctx, ref); err != nil {
 		return 0, err
 	}
-	return d.containerDriver.Push(ctx, i)
+	return d.push(ctx, i)
+}
+
+// snapshotterDriver is containerd with our snapshotter.
+type snapshotterDriver struct {
+	containerDriver
+	snapshotter *stack.Process
+}
+
+// NewSnapshotter is the driver "slacker-containerd": containerd with chains that
+// all workers share. The first worker that unpacks an image pays, here in Prepare.
+func NewSnapshotter(b *Bed) Driver {
+	d := &snapshotterDriver{containerDriver: containerDriver{bed: b, name: "slacker-containerd", snapshotter: "slacker"}}
+	dir := filepath.Join(b.dir, "sn")
+	socket := filepath.Join(dir, "sock")
+	d.plugin = func(ctx context.Context) (stack.ProxyPlugin, error) {
+		s, err := b.Slackerd(ctx)
+		if err != nil {
+			return stack.ProxyPlugin{}, err
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return stack.ProxyPlugin{}, err
+		}
+		d.snapshotter, err = stack.StartProcess(ctx, stack.Command{
+			Name: "slacker-snapshotter", Netns: b.Link.Worker, Log: filepath.Join(dir, "log"),
+			Args: []string{filepath.Join(b.Bin, "slacker-snapshotter"), "--server", s.url, "--listen", socket, "--root", filepath.Join(dir, "root"),
+				"--state-dir", filepath.Join(dir, "attached")},
+			Ready: func(context.Context) error { _, err := os.Stat(socket); return err },
+		})
+		return stack.ProxyPlugin{Name: "slacker", Address: socket}, err
+	}
+	d.unplug = func() { d.snapshotter.Stop() }
+	d.prepare = func(ctx context.Context, i Image) error {
+		if err := d.Pull(ctx, i); err != nil {
+			return err
+		}
+		return d.Forget(ctx, i)
+	}
+	return d
 }

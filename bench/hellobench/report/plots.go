@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"sort"
+	"strings"
 
 	"github.com/slackerd/slacker/bench/hellobench/catalog"
 	"github.com/slackerd/slacker/bench/hellobench/measure"
@@ -172,7 +173,12 @@ func sortedKeys[V any](m map[string]V) []string {
 	for k := range m {
 		keys = append(keys, k)
 	}
-	sort.Strings(keys)
+	sort.Slice(keys, func(a, b int) bool {
+		if len(keys[a]) != len(keys[b]) && strings.Contains(keys[a], ":") {
+			return len(keys[a]) < len(keys[b]) // gcc:9 before gcc:10
+		}
+		return keys[a] < keys[b]
+	})
 	return keys
 }
 

@@ -67,12 +67,12 @@ func TestSummary(t *testing.T) {
 		t.Errorf("the summary lacks %q", what)
 	}
 	all := strings.Join(d.Behind, "\n")
-	for _, w := range []string{"second run takes more than with overlayfs for 3 of 3 images (median ratio 2.00", "throughput of redis SET/s: 0.50"} {
+	for _, w := range []string{"second run is more than with overlayfs for 3 of 3 images (median ratio 2.00", "throughput of redis SET/s: 0.50"} {
 		if !strings.Contains(all, w) {
 			t.Errorf("what we are behind in lacks %q:\n%s", w, all)
 		}
 	}
-	if strings.Contains(all, "deployment takes") {
+	if strings.Contains(all, "deployment is") {
 		t.Errorf("we are not behind in deployment:\n%s", all)
 	}
 }

@@ -96,7 +96,6 @@ func (d *Data) shares() {
 
 // behind says where a driver of ours is slower than another, by more than noise.
 func (d *Data) behind() {
-	const noise = 1.05
 	for _, link := range d.links() {
 		records := d.pick(measure.Cycle, link)
 		for _, ours := range []string{"slacker", "slacker-containerd"} {
@@ -104,23 +103,34 @@ func (d *Data) behind() {
 				if than == ours || than == "slacker" || than == "slacker-containerd" {
 					continue
 				}
-				for name, f := range map[string]figure{"run": run, "second run": again, "deployment": deploy, "bytes fetched": fetched} {
-					r := ratios(perImage(records, ours, f), perImage(records, than, f))
-					slower := 0
-					for _, v := range r {
-						if v > noise {
-							slower++
-						}
-					}
-					if slower > 0 {
-						d.Behind = append(d.Behind, fmt.Sprintf("%s, link %s: %s takes more than with %s for %d of %d images (median ratio %.2f, worst %.2f)",
-							ours, link, name, than, slower, len(r), median(r), r[len(r)-1]))
-					}
-				}
+				d.behindThan(records, link, ours, than)
 			}
 		}
 	}
 	d.behindInThroughput()
+}
+
+// compared is what behind looks at.
+var compared = []struct {
+	name string
+	of   figure
+}{{"deployment", deploy}, {"run", run}, {"second run", again}, {"bytes fetched", fetched}}
+
+func (d *Data) behindThan(records []measure.Record, link, ours, than string) {
+	const noise = 1.05
+	for _, c := range compared {
+		r := ratios(perImage(records, ours, c.of), perImage(records, than, c.of))
+		slower := 0
+		for _, v := range r {
+			if v > noise {
+				slower++
+			}
+		}
+		if slower > 0 {
+			d.Behind = append(d.Behind, fmt.Sprintf("%s, link %s: %s is more than with %s for %d of %d images (median ratio %.2f, worst %.2f)",
+				ours, link, c.name, than, slower, len(r), median(r), r[len(r)-1]))
+		}
+	}
 }
 
 // behindInThroughput compares the servers with overlayfs, a local disk.
@@ -128,7 +138,9 @@ func (d *Data) behindInThroughput() {
 	for _, link := range d.links() {
 		local := d.throughput(link)["overlayfs"]
 		for _, ours := range []string{"slacker", "slacker-containerd"} {
-			for name, v := range d.throughput(link)[ours] {
+			figures := d.throughput(link)[ours]
+			for _, name := range sortedKeys(figures) {
+				v := figures[name]
 				if w := local[name]; w > 0 && v < w/1.05 {
 					d.Behind = append(d.Behind, fmt.Sprintf("%s, throughput of %s: %.2f of that on the local disk", ours, name, v/w))
 				}
