@@ -52,7 +52,7 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		return err
 	}
 	if idle {
-		s.stones.put(active.Volume, r.Place)
+		s.stones.put(active.Volume, r.Place, s.o.Idle)
 	}
 	s.reaper.kick()
 	return nil

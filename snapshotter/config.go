@@ -21,6 +21,8 @@ const (
 	DefaultTimeout   = 20 * time.Second
 	// DefaultIdle is how long a stepping stone is kept.
 	DefaultIdle = 5 * time.Second
+	// DefaultSpares are the most volumes that wait attached.
+	DefaultSpares = 4
 
 	minSizeBytes  = 64 << 20
 	maxPrefix     = 24
@@ -47,13 +49,16 @@ type Options struct {
 	Timeout time.Duration
 	// Idle is how long a stepping stone waits for the next layer.
 	Idle time.Duration
-	Log  *zap.Logger
+	// Spares is how many volumes may wait attached and mounted for containers of
+	// the images that were pulled or started last; 0 is none.
+	Spares int
+	Log    *zap.Logger
 }
 
 // DefaultOptions returns the defaults, without API, Worker and Log.
 func DefaultOptions() Options {
 	return Options{Root: DefaultRoot, Prefix: DefaultPrefix, Driver: "auto", SizeBytes: DefaultSizeBytes,
-		MountOptions: []string{"noatime"}, Publish: true, Timeout: DefaultTimeout, Idle: DefaultIdle}
+		MountOptions: []string{"noatime"}, Publish: true, Timeout: DefaultTimeout, Idle: DefaultIdle, Spares: DefaultSpares}
 }
 
 var (
@@ -77,8 +82,8 @@ func (o *Options) check() error {
 	if o.SizeBytes < minSizeBytes || o.SizeBytes > block.MaxVolumeBytes || o.SizeBytes%(1<<20) != 0 {
 		faults = append(faults, "size: want a multiple of 1 MiB, at least 64 MiB, at most 256 TiB")
 	}
-	if o.Timeout < time.Second || o.Idle < 0 {
-		faults = append(faults, "timeout: want at least 1s, and an idle time that is not negative")
+	if o.Timeout < time.Second || o.Idle < 0 || o.Spares < 0 {
+		faults = append(faults, "timeout: want at least 1s; idle time and spares: want none or more")
 	}
 	if len(faults) > 0 {
 		return block.Errorf(block.Invalid, "snapshotter: %s", strings.Join(faults, "; "))

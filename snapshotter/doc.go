@@ -19,6 +19,9 @@
 //   - garbage: working volumes and private snapshots that no record needs.
 //   - stepping stone: a working volume whose content has just been committed and
 //     which is still attached; the next layer goes onto it.
+//   - spare: a clone that is attached and mounted before anybody asks, of a
+//     chain that was just pulled or run: a container then starts without waiting
+//     for that. Stones are stepping stones and spares.
 //
 // What containerd is given is a bind mount of a directory where the snapshotter
 // has mounted the ext4 of the working volume itself. So a commit knows when the

@@ -73,6 +73,9 @@ func (s *Snapshotter) make(ctx context.Context, kind snapshots.Kind, key, parent
 		s.waste(volume)
 		return nil, err
 	}
+	if kind == snapshots.KindActive && labels[snapshots.LabelSnapshotRef] == "" && p != nil {
+		s.spares.want(place, spareAfterUse)
+	}
 	return m, nil
 }
 
@@ -138,5 +141,6 @@ func (s *Snapshotter) adopt(ctx context.Context, chain, parent string, labels ma
 	if err := s.store.add("slacker/"+strings.ToLower(rand.Text()[:13])+"/"+chain, r); err != nil {
 		return err
 	}
+	s.spares.want(place, spareAfterPull)
 	return exists
 }

@@ -33,12 +33,15 @@ func (r *reaper) kick() {
 func (s *Snapshotter) startReaper() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.reaper = reaper{make(chan struct{}, 1), cancel, make(chan struct{})}
+	s.spares = spares{make(chan want, 1), make(chan struct{})}
 	go s.reap(ctx)
+	go s.stock(ctx)
 }
 
 func (s *Snapshotter) stopReaper() {
 	s.reaper.cancel()
 	<-s.reaper.ended
+	<-s.spares.ended
 }
 
 func (s *Snapshotter) reap(ctx context.Context) {
@@ -53,7 +56,7 @@ func (s *Snapshotter) reap(ctx context.Context) {
 			searched = err == nil
 		}
 		if err == nil {
-			err = s.clear(ctx, s.o.Idle)
+			err = s.clear(ctx, now())
 		}
 		switch {
 		case err == nil:
@@ -88,10 +91,10 @@ func (s *Snapshotter) Remove(_ context.Context, key string) error {
 }
 
 // Cleanup clears all garbage, and what a kill has left without a trace in the
-// store.
+// store. Stones wait on.
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	err := s.search(ctx)
-	return toContainerd(errors.Join(err, s.clear(ctx, 0)))
+	return toContainerd(errors.Join(err, s.clear(ctx, now())))
 }
 
 // search makes garbage of the volumes of this store that nothing needs (N3).
@@ -105,9 +108,14 @@ func (s *Snapshotter) search(ctx context.Context) error {
 	return s.store.condemn(listed, s.flight.has)
 }
 
-// clear takes garbage down and deletes it at the server.
-func (s *Snapshotter) clear(ctx context.Context, idle time.Duration) error {
-	s.stones.drop(idle)
+// clear takes garbage down and deletes it at the server, and the stones that
+// have waited their time at that moment.
+func (s *Snapshotter) clear(ctx context.Context, at time.Time) error {
+	if expired := s.stones.expire(at); len(expired) > 0 {
+		if err := s.store.condemn(expired, s.flight.has); err != nil {
+			return err
+		}
+	}
 	volumes, err := s.store.garbage()
 	if err != nil {
 		return err

@@ -159,7 +159,7 @@ func emptyOut(s *Snapshotter) error {
 	}
 	var errs []error
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		err := s.Cleanup(ctx)
+		err := errors.Join(s.Cleanup(ctx), s.clear(ctx, now().Add(time.Hour))) // stones too
 		left, lerr := s.server.list(ctx, s.names.own)
 		if err == nil && lerr == nil && len(left) == 0 {
 			break

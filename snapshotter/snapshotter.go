@@ -27,6 +27,7 @@ type Snapshotter struct {
 	locks   locks
 	flight  flight
 	stones  stones
+	spares  spares
 	reaper  reaper
 	base    sync.Mutex // one request makes the base
 	based   bool

@@ -74,6 +74,9 @@ func (h *host) startSnapshotter() {
 const unpackConfig = `
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 platform = "linux/amd64"
+snapshotter = "overlayfs"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+platform = "linux/amd64"
 snapshotter = "slacker"
 `
 

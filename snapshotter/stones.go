@@ -1,13 +1,26 @@
 package snapshotter
 
 import (
+	"context"
 	"sync"
 	"time"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"go.uber.org/zap"
 )
 
-// stones are the working volumes that are attached, unmounted, and hold just
-// what was committed as a place. Each is garbage in the store, so that a kill
-// leaves nothing. The zero value is ready.
+const (
+	// spareAfterPull is how long after a chain was found at the server a spare for
+	// it is made, unless a chain on it is found meanwhile.
+	spareAfterPull = 10 * time.Millisecond
+	// spareAfterUse leaves a container that starts the processors for a moment.
+	spareAfterUse = 400 * time.Millisecond
+	// spareLife is how long a spare waits.
+	spareLife = time.Minute
+)
+
+// stones are working volumes without a record that are attached and hold just
+// what a place does: stepping stones, and spares. The zero value is ready.
 type stones struct {
 	mu   sync.Mutex
 	list []stone
@@ -15,13 +28,13 @@ type stones struct {
 
 type stone struct {
 	volume, place string
-	since         time.Time
+	until         time.Time
 }
 
-func (s *stones) put(volume, place string) {
+func (s *stones) put(volume, place string, life time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.list = append(s.list, stone{volume, place, time.Now()})
+	s.list = append(s.list, stone{volume, place, time.Now().Add(life)})
 }
 
 // take returns a stone whose content is place, which is the caller's then, or
@@ -39,17 +52,32 @@ func (s *stones) take(place string, taken func(volume string)) (volume string) {
 	return ""
 }
 
-// drop makes stones garbage in truth: those older than idle.
-func (s *stones) drop(idle time.Duration) {
+// expire drops the stones that have waited their time at now, and returns them.
+func (s *stones) expire(now time.Time) (volumes []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var kept []stone
 	for _, st := range s.list {
-		if time.Since(st.since) < idle {
+		if now.Before(st.until) {
 			kept = append(kept, st)
+		} else {
+			volumes = append(volumes, st.volume)
 		}
 	}
 	s.list = kept
+	return volumes
+}
+
+// count returns how many stones there are, and how many hold place.
+func (s *stones) count(place string) (all, of int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.list {
+		if st.place == place {
+			of++
+		}
+	}
+	return len(s.list), of
 }
 
 func (s *stones) has(volume string) bool {
@@ -61,4 +89,71 @@ func (s *stones) has(volume string) bool {
 		}
 	}
 	return false
+}
+
+// spares makes working volumes ahead of the containers that will want them: the
+// place that was wanted last, after a delay in which another may take its turn.
+type spares struct {
+	wanted chan want
+	ended  chan struct{}
+}
+
+type want struct {
+	place string
+	after time.Duration
+}
+
+func (p *spares) want(place string, after time.Duration) {
+	for {
+		select {
+		case p.wanted <- want{place, after}:
+			return
+		default:
+		}
+		select {
+		case <-p.wanted: // an older one
+		default:
+		}
+	}
+}
+
+// stock makes the spares that are wanted, until ctx ends.
+func (s *Snapshotter) stock(ctx context.Context) {
+	defer close(s.spares.ended)
+	var next want
+	var due <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case next = <-s.spares.wanted:
+			due = time.After(next.after)
+		case <-due:
+			due = nil
+			if all, of := s.stones.count(next.place); of > 0 || all >= s.o.Spares {
+				continue
+			}
+			if err := s.makeSpare(ctx, next.place); err != nil && ctx.Err() == nil {
+				s.log.Info("no spare", zap.String("place", next.place), zap.Error(err))
+			}
+		}
+	}
+}
+
+// makeSpare makes a volume that is mounted and waits.
+func (s *Snapshotter) makeSpare(ctx context.Context, place string) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	volume, err := s.working(ctx, place, snapshots.KindView) // a new clone
+	if err != nil {
+		return err
+	}
+	if _, err = s.devices.up(ctx, volume, false); err == nil {
+		s.stones.put(volume, place, spareLife)
+	}
+	s.flight.done(volume)
+	if err != nil {
+		s.waste(volume)
+	}
+	return err
 }

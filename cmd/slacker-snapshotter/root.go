@@ -30,6 +30,7 @@ type flags struct {
 	listen, root, prefix, driver, size, mount, level string
 	publish                                          bool
 	timeout, idle                                    time.Duration
+	spares                                           int
 }
 
 const long = `slacker-snapshotter is a containerd snapshotter, a proxy plugin. Image layers that
@@ -75,6 +76,7 @@ func newRoot() *cobra.Command {
 	p.BoolVar(&f.publish, "publish", d.Publish, "make layers that are unpacked here visible to all workers")
 	p.DurationVar(&f.timeout, "timeout", d.Timeout, "how long a request waits for the server before it fails as unavailable")
 	p.DurationVar(&f.idle, "idle", d.Idle, "how long the volume of a layer stays attached for the next one")
+	p.IntVar(&f.spares, "spares", d.Spares, "how many volumes may wait, attached and mounted, for containers of the images that were pulled or started last")
 	p.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return block.Errorf(block.Invalid, "%w", err) })
 	root.AddCommand(versionCommand(), manCommand(root))
@@ -127,7 +129,7 @@ func (f *flags) options(log *zap.Logger) (snapshotter.Options, error) {
 		return o, block.Errorf(block.Invalid, "root: %w", err)
 	}
 	o.API, o.Worker, o.Log, o.Driver, o.Prefix = w.API, w, log, f.driver, f.prefix
-	o.Publish, o.Timeout, o.Idle = f.publish, f.timeout, f.idle
+	o.Publish, o.Timeout, o.Idle, o.Spares = f.publish, f.timeout, f.idle, f.spares
 	return o, nil
 }
 
