@@ -34,6 +34,10 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	if _, err := s.store.free(name, active.Parent); err != nil {
 		return err
 	}
+	// A server that is away is better known before anything is unmounted.
+	if _, err := s.server.headBytes(ctx, active.Volume); err != nil {
+		return err
+	}
 	private := s.newVolume()
 	defer s.flight.done(private)
 	s.flight.add(active.Volume) // it is garbage before it is a stepping stone

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -56,6 +57,9 @@ type workerDevices struct {
 	dir     string // directories are made below it
 	driver  string
 	options []string // of writable mounts
+
+	mu      sync.Mutex
+	pending map[string]string // volumes that the kernel is at work on since a request gave up, and with what
 }
 
 func (d *workerDevices) mountDir(volume string) string {
@@ -63,20 +67,43 @@ func (d *workerDevices) mountDir(volume string) string {
 }
 
 // bounded calls fn, which may hang in the kernel while the server is away, and
-// waits for it no longer than ctx says. Then fn ends by itself later.
-func bounded(ctx context.Context, what string, fn func() error) error {
+// waits for it no longer than ctx says. Then fn ends by itself later, and until
+// then nothing else is done with the volume: what is mounted now may not be then.
+func (d *workerDevices) bounded(ctx context.Context, volume, what string, fn func() error) error {
 	done := make(chan error, 1)
-	go func() { done <- fn() }()
+	d.mu.Lock()
+	d.pending[volume] = what
+	d.mu.Unlock()
+	go func() {
+		err := fn()
+		d.mu.Lock()
+		delete(d.pending, volume)
+		d.mu.Unlock()
+		done <- err
+	}()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return block.Errorf(block.Unavailable, "%s: no answer in time, the server may be away: %w", what, context.Cause(ctx))
+		return block.Errorf(block.Unavailable, "%s %s: no answer in time, the server may be away: %w", what, volume, context.Cause(ctx))
 	}
+}
+
+// ready refuses a volume that the kernel is at work on.
+func (d *workerDevices) ready(volume string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if what := d.pending[volume]; what != "" {
+		return block.Errorf(block.Unavailable, "%s: the kernel still waits to %s it, the server may be away", volume, what)
+	}
+	return nil
 }
 
 func (d *workerDevices) up(ctx context.Context, volume string, readOnly bool) (string, error) {
 	dir := d.mountDir(volume)
+	if err := d.ready(volume); err != nil {
+		return "", err
+	}
 	at, err := mountsAt(dir)
 	if err != nil || len(at) > 0 {
 		return dir, err
@@ -92,7 +119,7 @@ func (d *workerDevices) up(ctx context.Context, volume string, readOnly bool) (s
 	if readOnly {
 		m.Options = strings.Split(readOnlyOptions, ",")
 	}
-	err = bounded(ctx, "mount "+volume, func() error {
+	err = d.bounded(ctx, volume, "mount", func() error {
 		if err := m.Mount(dir); err != nil {
 			return block.Errorf(block.IO, "mount %s at %s: %w", attached.Device, dir, err)
 		}
@@ -134,7 +161,7 @@ func (d *workerDevices) settled(ctx context.Context, volume string, fn func() er
 	if others, err := mountsOfDevice(device.dev); err != nil || len(others) > 1 {
 		return false, d.frozen(ctx, volume, fn, err)
 	}
-	err = bounded(ctx, "unmount "+volume, func() error { return unmount(dir) })
+	err = d.bounded(ctx, volume, "unmount", func() error { return unmount(dir) })
 	if block.Is(err, block.Busy) {
 		return false, d.frozen(ctx, volume, fn, nil)
 	}
@@ -151,7 +178,7 @@ func (d *workerDevices) settled(ctx context.Context, volume string, fn func() er
 		}
 		return false, d.frozen(ctx, volume, fn, nil)
 	}
-	if err := bounded(ctx, "sync "+volume, func() error { return syncDevice(device.source) }); err != nil {
+	if err := d.bounded(ctx, volume, "sync", func() error { return syncDevice(device.source) }); err != nil {
 		return true, err
 	}
 	return true, fn()
@@ -196,10 +223,12 @@ func (d *workerDevices) frozen(ctx context.Context, volume string, fn func() err
 	if err != nil {
 		return block.Errorf(block.KindOfFile(err), "freeze %s: %w", volume, err)
 	}
-	frozen := make(chan error)
-	abandoned := make(chan struct{})
+	frozen, abandoned, ended := make(chan error), make(chan struct{}), make(chan struct{})
+	d.mu.Lock()
+	d.pending[volume] = "freeze"
+	d.mu.Unlock()
 	go func() {
-		defer func() { _ = f.Close() }() // a directory
+		defer close(ended)
 		err := unix.IoctlSetInt(int(f.Fd()), fiFreeze, 0)
 		select {
 		case frozen <- err:
@@ -209,15 +238,26 @@ func (d *workerDevices) frozen(ctx context.Context, volume string, fn func() err
 		if err == nil {
 			_ = unix.IoctlSetInt(int(f.Fd()), fiThaw, 0) // fails only when it is thawed
 		}
+		_ = f.Close() // a directory
+		d.mu.Lock()
+		delete(d.pending, volume)
+		d.mu.Unlock()
 	}()
-	defer close(abandoned)
 	select {
-	case err := <-frozen:
+	case err = <-frozen:
 		if err != nil {
-			return block.Errorf(block.IO, "freeze %s: %w", volume, err)
+			err = block.Errorf(block.IO, "freeze %s: %w", volume, err)
+		} else {
+			err = fn()
 		}
-		return fn()
+		close(abandoned)
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+		return err
 	case <-ctx.Done():
+		close(abandoned)
 		return block.Errorf(block.Unavailable, "freeze %s: no answer in time, the server may be away: %w", volume, context.Cause(ctx))
 	}
 }
@@ -233,6 +273,9 @@ func (d *workerDevices) thaw(volume string) {
 
 func (d *workerDevices) down(ctx context.Context, volume string) error {
 	dir := d.mountDir(volume)
+	if err := d.ready(volume); err != nil {
+		return err
+	}
 	at, err := mountsAt(dir)
 	if err != nil {
 		return err
@@ -245,7 +288,7 @@ func (d *workerDevices) down(ctx context.Context, volume string) error {
 		if len(others) > 1 {
 			return block.Errorf(block.Busy, "%s is still mounted at %s", volume, others[0].dir)
 		}
-		if err := bounded(ctx, "unmount "+volume, func() error { return discard(dir) }); err != nil {
+		if err := d.bounded(ctx, volume, "unmount", func() error { return discard(dir) }); err != nil {
 			return err
 		}
 	}

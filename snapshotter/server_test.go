@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,15 +41,46 @@ type testServer struct {
 	logger      *zap.Logger
 }
 
-// startServer builds the programs and starts slackerd.
+// programs are built once for all tests.
+var programs struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if programs.dir != "" {
+		_ = os.RemoveAll(programs.dir)
+	}
+	os.Exit(status)
+}
+
+// build builds the programs and returns their directory.
+func build(t testing.TB) string {
+	t.Helper()
+	programs.once.Do(func() {
+		if programs.dir, programs.err = os.MkdirTemp("", "slacker-programs"); programs.err != nil {
+			return
+		}
+		args := []string{"build", "-o", programs.dir + "/"}
+		for _, p := range []string{"slackerd", "slackerctl", "slacker-client", "slacker-snapshotter"} {
+			args = append(args, "github.com/slackerd/slacker/cmd/"+p)
+		}
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			programs.err = fmt.Errorf("build: %w: %s", err, out)
+		}
+	})
+	if programs.err != nil {
+		t.Fatal(programs.err)
+	}
+	return programs.dir + "/"
+}
+
+// startServer starts slackerd.
 func startServer(t testing.TB) *testServer {
 	t.Helper()
-	f := &testServer{t: t, dir: t.TempDir(), logger: zap.NewNop()}
-	f.bin = filepath.Join(f.dir, "bin") + "/"
-	out, err := exec.Command("go", "build", "-o", f.bin, "github.com/slackerd/slacker/cmd/slackerd", "github.com/slackerd/slacker/cmd/slacker-client").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	f := &testServer{t: t, bin: build(t), dir: t.TempDir(), logger: zap.NewNop()}
 	if testing.Verbose() {
 		f.logger, _ = zap.NewDevelopment()
 	}

@@ -52,7 +52,7 @@ func New(o Options) (*Snapshotter, error) {
 	if err != nil || !plainPath.MatchString(root) {
 		return nil, block.Errorf(block.Invalid, "root %s leads to %q, want a plain path: %w", o.Root, root, err)
 	}
-	d := &workerDevices{worker: o.Worker, dir: filepath.Join(root, "mnt"), driver: o.Driver, options: o.MountOptions}
+	d := &workerDevices{worker: o.Worker, dir: filepath.Join(root, "mnt"), driver: o.Driver, options: o.MountOptions, pending: map[string]string{}}
 	return open(o, d)
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -198,9 +197,6 @@ func startStack(t *testing.T) (*testServer, *stack.Registry, stack.Programs) {
 	t.Helper()
 	programs := needStack(t)
 	f := startServer(t)
-	if out, err := exec.Command("go", "build", "-o", f.bin, "github.com/slackerd/slacker/cmd/slacker-snapshotter").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
 	r, err := stack.StartRegistry(t.Context(), stack.RegistryOptions{Programs: programs, Dir: shortDir(t)})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,301 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+)
+
+// newSnapshotter opens one that is emptied at the end of the test.
+func newSnapshotter(t *testing.T, f *testServer, change func(*Options)) *Snapshotter {
+	t.Helper()
+	s, err := f.open(filepath.Join(t.TempDir(), "root"), change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := emptyOut(s); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func noSpares(o *Options) { o.Spares = 0 }
+
+// TestTwoWorkersAtOnce: both unpack the same image at the same time, and have
+// it whole; at the server there is one of each chain (N1).
+func TestTwoWorkersAtOnce(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	chains := []string{chainID("both 0"), chainID("both 1"), chainID("both 2")}
+	workers := []*Snapshotter{newSnapshotter(t, f, noSpares), newSnapshotter(t, f, noSpares)}
+	var g errgroup.Group
+	for i, s := range workers {
+		g.Go(func() error {
+			top, err := image(s, fmt.Sprint("worker", i), chains)
+			if err != nil {
+				return err
+			}
+			return holdsAll(s, top, len(chains))
+		})
+	}
+	must(t, g.Wait())
+	list, err := workers[0].server.list(t.Context(), workers[0].names.prefix+"/chains/")
+	if err != nil || len(list) != len(chains) {
+		t.Fatalf("chains at the server: %v, %v, want %d", list, err, len(chains))
+	}
+	for _, s := range workers {
+		records, err := s.store.all()
+		must(t, err)
+		for name, r := range records {
+			if r.Place != s.names.chainPlace(r.Labels[snapshots.LabelSnapshotRef]) {
+				t.Errorf("%s is at %s, want the chain that all share", name, r.Place)
+			}
+		}
+	}
+}
+
+// TestPublishedByOther: a chain that another worker publishes while this one
+// unpacks it is what this one then has, its own work goes (N1, N2).
+func TestPublishedByOther(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	a, b := newSnapshotter(t, f, noSpares), newSnapshotter(t, f, noSpares)
+	chain := chainID("raced")
+	labels := snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: chain})
+	ms, err := b.Prepare(t.Context(), "key", "", labels)
+	must(t, err)
+	must(t, mounted(ms, func(dir string) error { return os.WriteFile(filepath.Join(dir, "layer0"), []byte("layer0"), 0o644) }))
+	must(t, unpack(a, "name", "key", "", chain, "layer0"))
+	must(t, b.Commit(t.Context(), "name", "key", labels))
+	must(t, holdsAll(b, "name", 1))
+	ra, err := a.store.get("name")
+	must(t, err)
+	rb, err := b.store.get("name")
+	must(t, err)
+	if ra.Place != rb.Place {
+		t.Errorf("the same chain is at %s and at %s", ra.Place, rb.Place)
+	}
+}
+
+// TestUsageIsExact: a layer's usage is what it wrote, on the worker that wrote
+// it and on one that found it; a container's is what it has written (N8).
+func TestUsageIsExact(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	a, b := newSnapshotter(t, f, noSpares), newSnapshotter(t, f, noSpares)
+	chains := []string{chainID("usage 0"), chainID("usage 1")}
+	var sizes []int64
+	for _, s := range []*Snapshotter{a, b} {
+		top, err := image(s, "run", chains)
+		must(t, err)
+		u, err := s.Usage(t.Context(), top)
+		must(t, err)
+		sizes = append(sizes, u.Size)
+	}
+	if sizes[0] != sizes[1] || sizes[0] < 4096 || sizes[0] > 1<<20 {
+		t.Errorf("the layer takes %d bytes, found by another worker %d, want the same", sizes[0], sizes[1])
+	}
+	top, err := b.store.childWithRef("", chains[0])
+	must(t, err)
+	ms, err := b.Prepare(t.Context(), "container", top)
+	must(t, err)
+	before, err := b.Usage(t.Context(), "container")
+	must(t, err)
+	const written = 3 << 20
+	must(t, mounted(ms, func(dir string) error {
+		data := make([]byte, written)
+		_, _ = rand.NewChaCha8([32]byte{1}).Read(data)
+		file, err := os.Create(filepath.Join(dir, "data"))
+		if err != nil {
+			return err
+		}
+		_, err = file.Write(data)
+		return errors.Join(err, file.Sync(), file.Close())
+	}))
+	after, err := b.Usage(t.Context(), "container")
+	must(t, err)
+	if grown := after.Size - before.Size; grown < written || grown > written+256<<10 {
+		t.Errorf("the container grew by %d bytes, want %d and some metadata", grown, written)
+	}
+}
+
+// TestCommitWhileRunning: a container that runs is committed as of one moment,
+// and goes on (N5).
+func TestCommitWhileRunning(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	s := newSnapshotter(t, f, noSpares)
+	ms, err := s.Prepare(t.Context(), "container", "")
+	must(t, err)
+	dir := t.TempDir()
+	must(t, mount.All(ms, dir))
+	unmounted := false
+	defer func() {
+		if !unmounted {
+			_ = mount.UnmountAll(dir, 0)
+		}
+	}()
+	must(t, os.WriteFile(filepath.Join(dir, "before"), []byte("before"), 0o644))
+	must(t, s.Commit(t.Context(), "committed", "container"))
+	if err := os.WriteFile(filepath.Join(dir, "after"), []byte("after"), 0o644); err != nil {
+		t.Errorf("the container cannot write any more: %v", err)
+	}
+	ms, err = s.View(t.Context(), "view", "committed")
+	must(t, err)
+	must(t, mounted(ms, func(dir string) error {
+		if b, err := os.ReadFile(filepath.Join(dir, "before")); err != nil || string(b) != "before" {
+			return fmt.Errorf("what was written before is %q: %w", b, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "after")); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("what was written after is there: %w", err)
+		}
+		return nil
+	}))
+	// Its volume is garbage, but in use: it stays until it is not.
+	must(t, os.WriteFile(filepath.Join(dir, "later"), nil, 0o644))
+	unmounted = true
+	must(t, mount.UnmountAll(dir, 0))
+}
+
+// TestServerAway: requests fail in time as unavailable, what needs no server
+// works, and a mounted container goes on when the server is back (N6).
+func TestServerAway(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	s := newSnapshotter(t, f, func(o *Options) { o.Timeout, o.Spares = 2*time.Second, 0 })
+	top, err := image(s, "run", []string{chainID("away")})
+	must(t, err)
+	ms, err := s.Prepare(t.Context(), "container", top)
+	must(t, err)
+	_, err = s.Prepare(t.Context(), "removed", top)
+	must(t, err)
+	f.kill()
+	begun := time.Now()
+	for what, do := range map[string]func() error{
+		"prepare": func() error { _, err := s.Prepare(t.Context(), "other", top); return err },
+		"pull": func() error {
+			_, err := s.Prepare(t.Context(), "extract", "", snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: chainID("x")}))
+			return err
+		},
+		"view":   func() error { _, err := s.View(t.Context(), "other", top); return err },
+		"usage":  func() error { _, err := s.Usage(t.Context(), "container"); return err },
+		"commit": func() error { return s.Commit(t.Context(), "committed", "container") },
+	} {
+		if err := do(); !errdefs.IsUnavailable(err) {
+			t.Errorf("%s without a server: %v, want unavailable", what, err)
+		}
+	}
+	if took := time.Since(begun); took > 15*time.Second {
+		t.Errorf("five requests took %v with a timeout of 2s", took)
+	}
+	must(t, s.Remove(t.Context(), "removed"))
+	_, err = s.Stat(t.Context(), top)
+	must(t, err)
+	must(t, s.Walk(t.Context(), func(context.Context, snapshots.Info) error { return nil }))
+	f.start()
+	must(t, mounted(ms, func(dir string) error { return os.WriteFile(filepath.Join(dir, "new"), []byte("new"), 0o644) }))
+	_, err = s.Prepare(t.Context(), "other", top)
+	must(t, err)
+	must(t, s.Commit(t.Context(), "committed", "container"))
+}
+
+// TestChainGone: a chain that an admin has deleted is not found for new
+// containers; those that run go on, and unpacking makes it anew.
+func TestChainGone(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	s := newSnapshotter(t, f, noSpares)
+	chain := chainID("gone")
+	top, err := image(s, "run", []string{chain})
+	must(t, err)
+	ms, err := s.Prepare(t.Context(), "container", top)
+	must(t, err)
+	must(t, s.server.delete(t.Context(), volumeOf(s.names.chainPlace(chain))))
+	must(t, mounted(ms, func(dir string) error {
+		if b, err := os.ReadFile(filepath.Join(dir, "layer0")); err != nil || string(b) != "layer0" {
+			return fmt.Errorf("the container reads %q: %w", b, err)
+		}
+		return os.WriteFile(filepath.Join(dir, "new"), []byte("new"), 0o644)
+	}))
+	if _, err := s.Prepare(t.Context(), "other", top); !errdefs.IsNotFound(err) {
+		t.Errorf("a container on a chain that is gone: %v, want not found", err)
+	}
+	must(t, s.Remove(t.Context(), "container"))
+	must(t, s.Remove(t.Context(), top))
+	top, err = image(s, "again", []string{chain})
+	must(t, err)
+	must(t, holdsAll(s, top, 1))
+}
+
+// TestNotOurs: nothing but volumes of this store is ever deleted (N3).
+func TestNotOurs(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	s, other := newSnapshotter(t, f, noSpares), newSnapshotter(t, f, noSpares)
+	_, err := other.Prepare(t.Context(), "container", "")
+	must(t, err)
+	theirs, err := other.server.list(t.Context(), other.names.own)
+	must(t, err)
+	must(t, s.store.addGarbage(theirs...))
+	if err := s.Cleanup(t.Context()); err == nil {
+		t.Error("garbage that is not ours was no error")
+	}
+	must(t, s.store.forgetGarbage(theirs[0]))
+	if now, err := other.server.list(t.Context(), other.names.own); err != nil || len(now) != len(theirs) {
+		t.Errorf("of %v there is %v, %v", theirs, now, err)
+	}
+	// And of ours only what no record needs.
+	_, err = s.Prepare(t.Context(), "container", "")
+	must(t, err)
+	r, err := s.store.get("container")
+	must(t, err)
+	must(t, s.store.addGarbage(r.Volume))
+	must(t, s.Cleanup(t.Context()))
+	if _, err := s.Mounts(t.Context(), "container"); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.server.headBytes(t.Context(), r.Volume); err != nil {
+		t.Errorf("a volume that a record names: %v", err)
+	}
+	must(t, s.store.forgetGarbage(r.Volume))
+}
+
+// TestStones: a stone goes to a child of what it holds, once, and only there
+// (N7); what waited too long is taken down (N4).
+func TestStones(t *testing.T) {
+	var s stones
+	s.put("v", "place", time.Hour)
+	s.put("w", "place", time.Hour)
+	var taken []string
+	take := func(place string) string { return s.take(place, func(v string) { taken = append(taken, v) }) }
+	if v := take("another"); v != "" {
+		t.Errorf("took %s, which holds something else", v)
+	}
+	if v, w := take("place"), take("place"); v != "v" || w != "w" || take("place") != "" || len(taken) != 2 {
+		t.Errorf("took %s and %s, told of %v", v, w, taken)
+	}
+	s.put("x", "place", time.Hour)
+	s.put("y", "place", 2*time.Hour)
+	if gone := s.expire(time.Now().Add(90 * time.Minute)); len(gone) != 1 || gone[0] != "x" || s.has("x") || !s.has("y") {
+		t.Errorf("expired %v", gone)
+	}
+}
