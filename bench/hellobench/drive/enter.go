@@ -59,8 +59,8 @@ func enter(arg string) error {
 	}
 	return e.Netns.Do(func() error {
 		runtime.LockOSThread()
-		if err := unix.Chroot(e.Root); err != nil {
-			return fmt.Errorf("chroot %s: %w", e.Root, err)
+		if err := pivot(e.Root); err != nil {
+			return fmt.Errorf("enter %s: %w", e.Root, err)
 		}
 		if err := os.Chdir(e.Dir); err != nil {
 			return err
@@ -71,6 +71,21 @@ func enter(arg string) error {
 		}
 		return fmt.Errorf("exec %s: %w", program, unix.Exec(program, e.Args, e.Env))
 	})
+}
+
+// pivot makes a mount the root, and lets go of all other mounts: those of other
+// tasks would be busy as long as this one runs.
+func pivot(root string) error {
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount the old root: %w", err)
+	}
+	return os.Chdir("/")
 }
 
 func mountInto(e entry) error {

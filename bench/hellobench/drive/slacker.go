@@ -2,6 +2,7 @@ package drive
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -23,7 +24,26 @@ func (d *slackerDriver) Start(ctx context.Context) error {
 	return err
 }
 
-func (d *slackerDriver) Stop() {}
+// Stop detaches what a run that failed has left.
+func (d *slackerDriver) Stop() {
+	if d.bed.server == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	out, err := command(ctx, d.bed.Link.Worker, d.args("list", "--json")...)
+	var attached []struct{ Target string }
+	if err != nil || json.Unmarshal([]byte(out), &attached) != nil {
+		return // the bed says what is still mounted
+	}
+	for _, a := range attached {
+		_ = d.client(ctx, "detach", "--force", a.Target) // likewise
+		_ = d.bed.ctl(ctx, nil, "volume", "rm", a.Target, "--with-snapshots")
+	}
+}
+
+// stopTimeout bounds what is done for a run that failed.
+const stopTimeout = time.Minute
 
 func (d *slackerDriver) Prepare(ctx context.Context, i Image) error { return d.bed.importImage(ctx, i) }
 
@@ -51,13 +71,15 @@ func (d *slackerDriver) Run(ctx context.Context, i Image, id string) (*Started, 
 }
 
 func (d *slackerDriver) client(ctx context.Context, args ...string) error {
-	s, err := d.bed.Slackerd(ctx)
-	if err != nil {
+	if _, err := d.bed.Slackerd(ctx); err != nil {
 		return err
 	}
-	_, err = command(ctx, d.bed.Link.Worker, append([]string{filepath.Join(d.bed.Bin, "slacker-client"),
-		"--server", s.url, "--state-dir", filepath.Join(d.bed.dir, "state")}, args...)...)
+	_, err := command(ctx, d.bed.Link.Worker, d.args(args...)...)
 	return err
+}
+
+func (d *slackerDriver) args(args ...string) []string {
+	return append([]string{filepath.Join(d.bed.Bin, "slacker-client"), "--server", d.bed.server.url, "--state-dir", filepath.Join(d.bed.dir, "state")}, args...)
 }
 
 // Push makes a snapshot of a clone that the task has run on.
