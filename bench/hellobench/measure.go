@@ -29,7 +29,8 @@ type plan struct {
 	startsFlag  list
 	starts      []int
 	scaled      list // images that are started many times
-	cycled      list // images for the other links than the first; empty is all
+	slowImages  list // for the links after the first; empty is all
+	slowDrivers list // likewise
 	seconds     int
 	prepareOnly bool
 	progress    io.Writer
@@ -70,7 +71,8 @@ func runMeasure(ctx context.Context, args []string) error {
 	f.BoolVar(&p.push, "push", true, "measure pushes too")
 	listVar(f, &p.startsFlag, "starts", []string{"1", "2", "4", "8", "16"}, "how `many` starts at once, for scale")
 	listVar(f, &p.scaled, "scale-images", []string{"redis", "python"}, "`images` for scale")
-	listVar(f, &p.cycled, "slow-images", nil, "`images` for the links after the first (default: all)")
+	listVar(f, &p.slowImages, "slow-images", nil, "`images` for the links after the first (default: all)")
+	listVar(f, &p.slowDrivers, "slow-drivers", nil, "`drivers` for the links after the first (default: all)")
 	f.IntVar(&p.seconds, "seconds", 10, "about how long each throughput is measured, for longrun")
 	f.BoolVar(&p.prepareOnly, "prepare-only", false, "prepare the images and measure nothing")
 	if err := f.Parse(args); err != nil {
@@ -116,14 +118,17 @@ func (p *plan) run(ctx context.Context, names []string) error {
 // only: they say more of the disk than of the link.
 func (p *plan) over(ctx context.Context, spec link.Spec, names []string, log *measure.Log, first bool) (err error) {
 	_, _ = fmt.Fprintf(p.progress, "hellobench: link: %s\n", spec)
+	if !first && len(names) == 0 {
+		names = p.slowImages
+	}
+	if !first && len(p.slowDrivers) > 0 {
+		p.drivers = p.slowDrivers
+	}
 	r, err := p.start(ctx, spec)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.stop()) }()
-	if !first && len(names) == 0 {
-		names = p.cycled
-	}
 	images, err := r.images(ctx, names)
 	if err != nil {
 		return err

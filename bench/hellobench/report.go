@@ -100,6 +100,7 @@ func runReport(ctx context.Context, args []string) error {
 	cache := f.String("cache", defaultCache, "`directory` that keeps the image set and the runs")
 	run := f.String("name", "default", "`name` of the run")
 	out := f.String("out", "bench/results/hellobench", "`path` of the report, without .json and .html")
+	readme := f.String("readme", "", "`file` to put the table of main figures into, between its marks")
 	command := f.String("command", "make hellobench", "the `command` that made it, for the reader")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -120,5 +121,8 @@ func runReport(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Print(d.Markdown())
-	return nil
+	if *readme == "" {
+		return nil
+	}
+	return d.UpdateReadme(*readme)
 }

@@ -125,13 +125,20 @@ func value(l Line, link string) string {
 	return number(v) + "x"
 }
 
-// Markdown is the summary as a table, for a README.
+// Markdown is the main lines of the summary as a table.
 func (d *Data) Markdown() string {
 	d.summarize()
 	var b strings.Builder
 	links := d.links()
-	fmt.Fprintf(&b, "| | paper | %s |\n|---|---|%s\n", strings.Join(links, " | "), strings.Repeat("---|", len(links)))
+	b.WriteString("| | paper |")
+	for _, link := range links {
+		b.WriteString(" link " + link + " |")
+	}
+	b.WriteString("\n|---|---|" + strings.Repeat("---|", len(links)) + "\n")
 	for _, l := range d.Summary {
+		if !l.Main {
+			continue
+		}
 		fmt.Fprintf(&b, "| %s | %s |", l.What, l.Paper)
 		for _, link := range links {
 			fmt.Fprintf(&b, " %s |", value(l, link))
@@ -139,4 +146,24 @@ func (d *Data) Markdown() string {
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// The lines in a README that the table is between.
+const (
+	tableBegins = "<!-- hellobench report writes this table -->\n"
+	tableEnds   = "<!-- end of the table -->\n"
+)
+
+// UpdateReadme puts the table into a file, between its two marks.
+func (d *Data) UpdateReadme(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, begins := strings.Cut(string(b), tableBegins)
+	_, after, ends := strings.Cut(rest, tableEnds)
+	if !begins || !ends {
+		return fmt.Errorf("%s: want the lines %q and %q", path, strings.TrimSpace(tableBegins), strings.TrimSpace(tableEnds))
+	}
+	return os.WriteFile(path, []byte(before+tableBegins+d.Markdown()+tableEnds+after), 0o644)
 }

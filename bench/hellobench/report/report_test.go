@@ -124,3 +124,32 @@ func TestPage(t *testing.T) {
 		}
 	}
 }
+
+func TestUpdateReadme(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "README.md")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("before\n" + tableBegins + "old\n" + tableEnds + "after\n")
+	for range 2 {
+		if err := sample().UpdateReadme(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	if !strings.HasPrefix(text, "before\n"+tableBegins+"| | paper | link unlimited |\n|---|---|---|\n| slacker: push") ||
+		!strings.HasSuffix(text, "|\n"+tableEnds+"after\n") || strings.Contains(text, "old") {
+		t.Errorf("got:\n%s", text)
+	}
+	write("no marks\n")
+	if err := sample().UpdateReadme(path); err == nil {
+		t.Error("a file without marks is changed")
+	}
+}

@@ -12,7 +12,7 @@ type Line struct {
 	Paper string             `json:"paper"`
 	Ours  map[string]float64 `json:"ours"` // by link
 	Unit  string             `json:"unit"` // "x" or "%"
-	Note  string             `json:"note,omitempty"`
+	Main  bool               `json:"main"` // belongs into a README
 }
 
 // comparison is a ratio of medians by image: how many times faster is ours.
@@ -20,20 +20,21 @@ type comparison struct {
 	what, paper string
 	than, ours  string // drivers
 	slow, fast  figure // of than and of ours
+	main        bool   // for a README
 }
 
 // comparisons are the paper's, and those that it did not have.
 func comparisons(ours string) []comparison {
 	return []comparison{
-		{"push, times faster than overlayfs", "153x", "overlayfs", ours, push, push},
-		{"pull, times faster than overlayfs", "72x", "overlayfs", ours, pull, pull},
-		{"run, times faster than overlayfs", "0.85x (17 % slower)", "overlayfs", ours, run, run},
-		{"second run, times faster than overlayfs", "", "overlayfs", ours, again, again},
-		{"deployment cycle (pull + run), times faster than overlayfs", "5x", "overlayfs", ours, deploy, deploy},
-		{"development cycle (push + pull + run), times faster than overlayfs", "20x", "overlayfs", ours, develop, develop},
-		{"deployment cycle, times faster than stargz", "", "stargz", ours, deploy, deploy},
-		{"deployment cycle, times faster than qcow2", "", "qcow2", ours, deploy, deploy},
-		{"deployment cycle, times faster than a full copy", "", "copy", ours, deploy, deploy},
+		{"push, times faster than overlayfs", "153x", "overlayfs", ours, push, push, true},
+		{"pull, times faster than overlayfs", "72x", "overlayfs", ours, pull, pull, true},
+		{"run, times faster than overlayfs", "0.85x (17 % slower)", "overlayfs", ours, run, run, true},
+		{"second run, times faster than overlayfs", "", "overlayfs", ours, again, again, false},
+		{"deployment cycle (pull + run), times faster than overlayfs", "5x", "overlayfs", ours, deploy, deploy, true},
+		{"development cycle (push + pull + run), times faster than overlayfs", "20x", "overlayfs", ours, develop, develop, true},
+		{"deployment cycle, times faster than stargz", "", "stargz", ours, deploy, deploy, true},
+		{"deployment cycle, times faster than qcow2", "", "qcow2", ours, deploy, deploy, ours == "slacker"},
+		{"deployment cycle, times faster than a full copy", "", "copy", ours, deploy, deploy, false},
 	}
 }
 
@@ -54,7 +55,7 @@ func (d *Data) summarize() {
 	d.Summary, d.Behind = nil, nil
 	for _, ours := range []string{"slacker", "slacker-containerd"} {
 		for _, c := range comparisons(ours) {
-			line := Line{What: ours + ": " + c.what, Paper: c.paper, Unit: "x", Ours: map[string]float64{}}
+			line := Line{What: ours + ": " + c.what, Paper: c.paper, Unit: "x", Main: c.main, Ours: map[string]float64{}}
 			for _, link := range d.links() {
 				records := d.pick(measure.Cycle, link)
 				if r := ratios(perImage(records, c.than, atLeast(c.slow)), perImage(records, c.ours, atLeast(c.fast))); len(r) > 0 {
@@ -72,8 +73,8 @@ func (d *Data) summarize() {
 
 // shares are parts of a whole: of the time, of the bytes.
 func (d *Data) shares() {
-	pulled := Line{What: "overlayfs: the pull's part of the deployment cycle", Paper: "76 %", Unit: "%", Ours: map[string]float64{}}
-	read := Line{What: "slacker: bytes fetched until hello, of the uncompressed image", Paper: "6.4 %", Unit: "%", Ours: map[string]float64{}}
+	pulled := Line{What: "overlayfs: the pull's part of the deployment cycle", Paper: "76 %", Unit: "%", Main: true, Ours: map[string]float64{}}
+	read := Line{What: "slacker: bytes fetched until hello, of the uncompressed image", Paper: "6.4 %", Unit: "%", Main: true, Ours: map[string]float64{}}
 	sizes := map[string]float64{}
 	for _, i := range d.Images {
 		sizes[i.Name] = float64(i.Uncompressed)
