@@ -77,6 +77,7 @@ var mayImport = map[string][]string{
 	"image":                           {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient"},
 	"snapshotter":                     {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "worker"},
 	"stack":                           {},
+	"stack/stacktest":                 {},
 	"archtest":                        {},
 }
 

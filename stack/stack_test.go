@@ -1,11 +1,9 @@
 package stack
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,11 +12,9 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/slackerd/slacker/stack/stacktest"
 )
 
 // need returns the programs, or skips.
@@ -34,56 +30,20 @@ func need(t *testing.T) Programs {
 	return programs
 }
 
-// pushBusybox makes an image of one static program and pushes it.
+// pushBusybox pushes an image of one static program.
 func pushBusybox(t *testing.T, r *Registry) string {
 	t.Helper()
-	busybox, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		t.Skip("skipped: wants busybox-static: ", err)
-	}
-	var layer bytes.Buffer
-	tw := tar.NewWriter(&layer)
-	if err := tw.WriteHeader(&tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(busybox))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tw.Write(busybox); err != nil {
-		t.Fatal(err)
-	}
-	if err := tw.Close(); err != nil {
-		t.Fatal(err)
-	}
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err := mutate.AppendLayers(empty.Image, l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err = mutate.ConfigFile(image, &v1.ConfigFile{Architecture: "amd64", OS: "linux", RootFS: configOf(t, image).RootFS})
-	if err != nil {
-		t.Fatal(err)
-	}
 	ref, err := name.ParseReference(r.Addr() + "/busybox:latest")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(ref, image); err != nil {
+	if err := remote.Write(ref, stacktest.Busybox(t)); err != nil {
 		t.Fatal(err)
 	}
-	if got := r.Counts().Received; got < int64(len(busybox)/4) {
-		t.Errorf("pushed an image of %d bytes, the proxy counted %d", len(busybox), got)
+	if got := r.Counts().Received; got < 100<<10 {
+		t.Errorf("pushed an image of a megabyte, the proxy counted %d bytes", got)
 	}
 	return ref.Name()
-}
-
-func configOf(t *testing.T, image v1.Image) *v1.ConfigFile {
-	t.Helper()
-	c, err := image.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
 }
 
 func TestContainersRunAndNothingStays(t *testing.T) {

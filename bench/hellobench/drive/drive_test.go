@@ -1,24 +1,18 @@
 package drive
 
 import (
-	"archive/tar"
-	"bytes"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/slackerd/slacker/bench/hellobench/catalog"
 	"github.com/slackerd/slacker/bench/hellobench/link"
 	"github.com/slackerd/slacker/stack"
+	"github.com/slackerd/slacker/stack/stacktest"
 )
 
 func TestMain(m *testing.M) {
@@ -67,51 +61,11 @@ func newTestBed(t *testing.T) *Bed {
 // pushBusybox pushes an image of busybox.
 func pushBusybox(t *testing.T, b *Bed) {
 	t.Helper()
-	busybox, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		t.Skip("skipped: wants busybox-static: ", err)
-	}
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	for _, h := range []tar.Header{
-		{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755},
-		{Name: "bin/busybox", Mode: 0o755, Size: int64(len(busybox))},
-		{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"},
-		{Name: "bin/echo", Typeflag: tar.TypeSymlink, Linkname: "busybox"},
-	} {
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-		if h.Size > 0 {
-			if _, err := w.Write(busybox); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := mutate.AppendLayers(empty.Image, l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := img.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err = mutate.ConfigFile(img, &v1.ConfigFile{Architecture: "amd64", OS: "linux", RootFS: c.RootFS, Config: v1.Config{Env: []string{"PATH=/bin"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	ref, err := Ref(b.Registry, "", "busybox")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(ref, img, Remote(t.Context(), b.Link.Server)...); err != nil {
+	if err := remote.Write(ref, stacktest.Busybox(t), Remote(t.Context(), b.Link.Server)...); err != nil {
 		t.Fatal(err)
 	}
 }
