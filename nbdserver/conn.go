@@ -37,6 +37,9 @@ type conn struct {
 	mu        sync.Mutex // of the read deadline and of:
 	draining  bool
 	transmits bool // the negotiation is over
+	moving    bool // it is to be handed over
+	adopted   bool // another server has negotiated it
+	inPayload bool // of a command; there it cannot be handed over
 
 	identity access.Identity
 	dev      Device
@@ -51,8 +54,11 @@ type conn struct {
 	rec Recorder        // nil when nobody measures; set before the first command
 	own measuredContext // of the commands that this goroutine runs
 
-	in    input
-	batch *buffer // replies of this goroutine, not sent yet
+	export string // its name, once it is open
+	input  []byte // what had arrived before the connection was adopted
+	paused bool   // it ended between two commands
+	in     input
+	batch  *buffer // replies of this goroutine, not sent yet
 	// unsettled: the batch answers writes that are not settled yet.
 	unsettled bool
 	out       sender
@@ -85,8 +91,9 @@ func newConn(s *Server, nc net.Conn, id uint64) *conn {
 	return c
 }
 
-// serve runs the connection from its first byte to its close.
-func (c *conn) serve() {
+// serve runs the connection from its first byte, or from where another server
+// has left it, to its close.
+func (c *conn) serve(from *Handed) {
 	if m := c.srv.metrics; m != nil {
 		m.ConnectionOpened()
 		defer m.ConnectionClosed()
@@ -96,9 +103,14 @@ func (c *conn) serve() {
 			c.log.Debug("set TCP_NODELAY", zap.Error(err))
 		}
 	}
-	name, err := c.negotiate()
+	begin := c.negotiate
+	if from != nil {
+		begin = func() (string, error) { return c.resume(from) }
+	}
+	name, err := begin()
 	c.srv.negotiated(c)
 	if err == nil {
+		c.export = name
 		c.log.Info("nbd export opened", zap.String("export", name), zap.Stringer("identity", c.identity), zap.Uint64("size_bytes", c.info.SizeBytes),
 			zap.Bool("read_only", c.info.ReadOnly), zap.Stringer("headers", c.headers))
 		c.record(name)
@@ -113,7 +125,7 @@ func (c *conn) serve() {
 // finish closes the device and the socket. No other goroutine of the
 // connection is left but those that may call kill or drain.
 func (c *conn) finish(err error) {
-	if err == nil {
+	if err == nil && !c.handOver() {
 		c.linger()
 	}
 	c.dead.Store(true)

@@ -73,5 +73,13 @@
 //
 // [PROTOCOL.md] says for each feature and rule which test holds it.
 //
+// A server can hand its connections over to another (Handover, Adopt), in the
+// same process or in one that has got the sockets. A connection is handed over
+// between two commands only: everything taken from its socket is answered, what
+// was read of the next command goes along, and the payload of a command that
+// has begun is awaited. The other server closes it if the export is not what the
+// client was told. Connections with TLS and those that negotiate are not handed
+// over but closed.
+//
 // [PROTOCOL.md]: https://github.com/slackerd/slacker/blob/main/nbdserver/PROTOCOL.md
 package nbdserver

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"time"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -80,7 +79,7 @@ func (c *conn) fillHeader() error {
 // readError says what a failed read means.
 func (c *conn) readError(err error) error {
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded) && c.isDraining():
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.mayEnd():
 		return errEnd
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return block.Errorf(block.IO, "client sent no payload for %s", c.srv.limits.Stall)
@@ -108,8 +107,8 @@ func (c *conn) readPayload(r *request) error {
 
 // awaitPayload is readPayload of n bytes that are not all here.
 func (c *conn) awaitPayload(r *request, n int) error {
-	c.readDeadline(time.Now().Add(c.srv.limits.Stall))
-	defer c.readDeadline(time.Time{})
+	c.payloadBegins()
+	defer c.payloadEnds()
 	if n <= bufferedPayloadBytes {
 		if err := c.fill(n); err != nil {
 			return err
@@ -142,8 +141,8 @@ func (c *conn) dropPayload(nBytes uint64) error {
 	}
 	left := int(nBytes)
 	if c.in.buffered() < left {
-		c.readDeadline(time.Now().Add(c.srv.limits.Stall))
-		defer c.readDeadline(time.Time{})
+		c.payloadBegins()
+		defer c.payloadEnds()
 	}
 	for left > 0 {
 		if c.in.buffered() == 0 {

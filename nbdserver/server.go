@@ -39,6 +39,7 @@ type Server struct {
 	remotes     map[string]int
 	lastID      uint64
 	ended       bool
+	handed      []Handed       // by Handover
 	wg          sync.WaitGroup // connections
 }
 
@@ -114,7 +115,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener) error {
 				s.log.Info("nbd connections are accepted again", zap.Stringer("listener", l.Addr()), zap.Int("failed", failed))
 				failed, pause = 0, firstAcceptPause
 			}
-			s.adopt(nc)
+			s.take(nc, nil)
 		case ctx.Err() != nil || s.isStopping():
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -142,8 +143,9 @@ func (s *Server) isStopping() bool {
 	}
 }
 
-// adopt starts a connection, or closes it when there are too many.
-func (s *Server) adopt(nc net.Conn) {
+// take starts a connection, or goes on with one that another server has handed
+// over, or closes it when there are too many.
+func (s *Server) take(nc net.Conn, from *Handed) {
 	remote := remoteOf(nc)
 	s.mu.Lock()
 	reason := s.refusal(remote)
@@ -151,6 +153,7 @@ func (s *Server) adopt(nc net.Conn) {
 	if reason == "" {
 		s.lastID++
 		c = newConn(s, nc, s.lastID)
+		c.adopted = from != nil
 		s.conns[c] = struct{}{}
 		s.negotiating++
 		s.remotes[remote]++
@@ -167,7 +170,7 @@ func (s *Server) adopt(nc net.Conn) {
 	}
 	go func() {
 		defer s.wg.Done()
-		c.serve()
+		c.serve(from)
 		s.negotiated(c)
 		s.mu.Lock()
 		delete(s.conns, c)

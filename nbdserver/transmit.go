@@ -21,6 +21,7 @@ const (
 // when everything that was received has been answered.
 func (c *conn) transmit() error {
 	c.in = input{nc: c.nc, buf: make([]byte, inputBytes)}
+	c.in.w = copy(c.in.buf, c.input)
 	err := c.readCommands()
 	c.workers.stop()
 	c.flush()
@@ -29,6 +30,7 @@ func (c *conn) transmit() error {
 		c.batch = nil
 	}
 	if errors.Is(err, errEnd) {
+		c.paused = true
 		return nil
 	}
 	return err

@@ -22,16 +22,26 @@ const staleTimeout = time.Second
 // sockets are the listeners of the server.
 type sockets struct{ nbd, api []net.Listener }
 
-// openSockets takes over the sockets that a service manager passed, and opens
-// the configured ones of a kind that none was passed of.
-func openSockets(c *config.Server) (s *sockets, err error) {
+// openSockets takes over the sockets that the program before or a service
+// manager passed, and opens the configured ones of a kind that none was passed
+// of.
+func openSockets(c *config.Server, left *legacy) (s *sockets, err error) {
 	s = &sockets{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if err := s.adopt(activation.Files(true)); err != nil {
+	files := activation.Files(true)
+	if left != nil {
+		for _, fd := range left.NBD {
+			files = append(files, os.NewFile(uintptr(fd), "nbd"))
+		}
+		for _, fd := range left.API {
+			files = append(files, os.NewFile(uintptr(fd), "api"))
+		}
+	}
+	if err := s.adopt(files); err != nil {
 		return s, err
 	}
 	for _, kind := range []struct {
@@ -58,7 +68,7 @@ func (s *sockets) adopt(files []*os.File) error {
 		l, err := net.FileListener(f)
 		err = errors.Join(err, f.Close())
 		if err != nil {
-			return block.Errorf(block.Invalid, "socket %q passed by the service manager: want a listening stream socket: %w", f.Name(), err)
+			return block.Errorf(block.Invalid, "socket %q that was passed: want a listening stream socket: %w", f.Name(), err)
 		}
 		switch f.Name() {
 		case "nbd":

@@ -119,7 +119,10 @@ func (p *process) read(stderr io.Reader, ready chan<- serving) {
 		p.mu.Unlock()
 		var s serving
 		if json.Unmarshal(lines.Bytes(), &s) == nil && s.Msg == "serving" {
-			ready <- s
+			select {
+			case ready <- s:
+			default: // again, after an upgrade
+			}
 		}
 	}
 	_ = p.cmd.Wait() // the status is in ProcessState

@@ -33,6 +33,7 @@ type server struct {
 	http      *http.Server
 	health    health
 	security  *security
+	upgrader  *upgrader
 
 	running sync.WaitGroup
 	failed  chan error // what ended the server before its time; holds one
@@ -43,23 +44,39 @@ type server struct {
 func serve(ctx context.Context, c *config.Config, log *zap.Logger) error {
 	s := &server{config: c, log: log, failed: make(chan error, 1)}
 	began := time.Now()
+	var err error
+	if s.upgrader, err = newUpgrader(log.Named("upgrade")); err != nil {
+		return err
+	}
+	left, err := inherit()
+	if err != nil {
+		return err
+	}
 	// The background work outlives ctx until the connections are closed.
 	background, stopBackground := context.WithCancel(context.Background())
 	defer stopBackground()
-	if err := s.open(background, began); err != nil {
+	if err := s.open(background, began, left); err != nil {
 		return errors.Join(err, s.closeStore())
 	}
 	notify := notifier{log}
 	s.start(ctx, background, notify)
+	s.adopt(left)
 	nbd, apis := addresses(s.sockets.nbd), addresses(s.sockets.api)
 	log.Info("serving", zap.String("version", versionText()), zap.String("data_dir", c.Server.DataDir),
 		zap.Strings("nbd", nbd), zap.Strings("api", apis), zap.Duration("took", time.Since(began)))
 	notify.send(daemon.SdNotifyReady + "\nSTATUS=serving NBD on " + strings.Join(nbd, " ") + ", API on " + strings.Join(apis, " "))
 
-	var err error
+	asked := make(chan struct{})
+	s.background(func() {
+		if s.upgrader.await(background) {
+			close(asked)
+		}
+	})
 	select {
 	case <-ctx.Done():
 	case err = <-s.failed:
+	case <-asked:
+		return s.upgrade(stopBackground)
 	}
 	notify.send(daemon.SdNotifyStopping)
 	err = errors.Join(err, s.stop(stopBackground))
@@ -70,7 +87,7 @@ func serve(ctx context.Context, c *config.Config, log *zap.Logger) error {
 }
 
 // open opens the store and the sockets, and makes what serves them.
-func (s *server) open(background context.Context, began time.Time) (err error) {
+func (s *server) open(background context.Context, began time.Time, left *legacy) (err error) {
 	c := s.config
 	s.store, err = volume.Open(volume.Options{Dir: c.Server.DataDir, Logger: s.log.Named("store"), SegmentBytes: c.Store.SegmentSize,
 		MapCacheBytes: c.Store.MapCacheSize, PageCacheBytes: c.Store.PageCacheSize, CommitInterval: c.Store.CommitInterval,
@@ -80,7 +97,7 @@ func (s *server) open(background context.Context, began time.Time) (err error) {
 	}
 	s.health = health{s.store}
 	s.collector.Store(gc.New(s.store, gc.Options{Logger: s.log.Named("gc"), CleanBelow: float64(c.GC.CleanBelow) / 100, Interval: c.GC.Interval}))
-	if s.sockets, err = openSockets(&c.Server); err != nil {
+	if s.sockets, err = openSockets(&c.Server, left); err != nil {
 		return err
 	}
 	if err := s.makeServers(background, began); err != nil {
