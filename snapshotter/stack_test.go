@@ -8,17 +8,23 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/slackerd/slacker/api"
 	"github.com/slackerd/slacker/stack"
 )
 
@@ -104,6 +110,7 @@ func (h *host) end() {
 	if h.t.Failed() {
 		b, _ := os.ReadFile(filepath.Join(h.dir, "snapshotter.log"))
 		h.t.Logf("snapshotter of %s: %s", h.dir, b)
+		h.t.Logf("containerd: %s", h.containerd.Process().LogTail())
 	}
 	s, err := h.f.open(filepath.Join(h.dir, "sn"), func(o *Options) { o.SizeBytes = 1 << 30 })
 	if err != nil {
@@ -124,11 +131,21 @@ func (h *host) ctr(args ...string) string {
 	return out
 }
 
-// pull pulls with the label of chains, as CRI and nerdctl do with any version:
-// ctr of 1.6 fetches everything before it unpacks.
+// pull pulls as CRI, nerdctl and ctr of containerd 2 do; ctr of 1.6 fetches all
+// layers before it asks the snapshotter.
 func (h *host) pull(ref string) {
 	h.t.Helper()
-	h.ctr("images", "pull", "--plain-http", "--snapshotter", "slacker", ref)
+	c, err := containerd.New(h.containerd.Address, containerd.WithDefaultNamespace("default"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost))})
+	_, err = c.Pull(h.t.Context(), ref, containerd.WithResolver(resolver), containerd.WithPullUnpack, containerd.WithPullSnapshotter("slacker"),
+		containerd.WithChildLabelMap(images.ChildGCLabelsFilterLayers)) // discard_unpacked_layers
+	if err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // pushImage makes an image of busybox and layers of random data, and pushes it.
@@ -205,27 +222,103 @@ func startStack(t *testing.T) (*testServer, *stack.Registry, stack.Programs) {
 	return f, r, programs
 }
 
+// versions are the containerds that are installed.
+func versions(t *testing.T, programs stack.Programs) (installed []stack.Version) {
+	t.Helper()
+	for v, program := range map[stack.Version]string{stack.Debian: "debian/containerd", stack.V2: "v2/containerd"} {
+		if _, err := programs.Path(program); err != nil {
+			t.Logf("without containerd %s: %v", v, err)
+			continue
+		}
+		installed = append(installed, v)
+	}
+	return installed
+}
+
+// pullsNothing pulls what the server has, and runs it.
+func (h *host) pullsNothing(r *stack.Registry, ref, want string) {
+	h.t.Helper()
+	before := r.Counts().Sent
+	h.pull(ref)
+	if moved := r.Counts().Sent - before; moved > 100<<10 {
+		h.t.Errorf("the pull moved %d bytes, want less than 100 KiB", moved)
+	}
+	h.runs(ref, want)
+}
+
+// runs runs containers: one beside one that is running, on clones of their own.
+func (h *host) runs(ref, want string) {
+	h.t.Helper()
+	id := "sn-" + filepath.Base(h.dir)
+	h.ctr("run", "-d", "--snapshotter", "slacker", "--net-host", ref, id, "/bin/busybox", "sleep", "1000")
+	out := h.ctr("run", "--rm", "--snapshotter", "slacker", "--net-host", ref, id+"-2", "/bin/busybox", "cat", "/data/last")
+	if strings.TrimSpace(out) != want {
+		h.t.Errorf("the top layer says %q, want %s", out, want)
+	}
+	h.ctr("tasks", "exec", "--exec-id", "x", id, "/bin/busybox", "touch", "/data/own")
+	out = h.ctr("tasks", "exec", "--exec-id", "y", id, "/bin/busybox", "ls", "/data")
+	if !strings.Contains(out, "own") {
+		h.t.Errorf("the container does not see its own file in %q", out)
+	}
+}
+
 // TestSecondWorkerPullsNothing: what one worker has unpacked, another has
-// without its layers going over the network, and both run it.
+// without its layers going over the network, and both run it. Each goes on after
+// its snapshotter was killed.
 func TestSecondWorkerPullsNothing(t *testing.T) {
 	f, r, programs := startStack(t)
-	ref := pushImage(t, r, "layers", 4, 1<<20)
-	first := startHost(t, f, programs, stack.V2, "")
-	before := r.Counts().Sent
-	first.pull(ref)
-	if moved := r.Counts().Sent - before; moved < 4<<20 {
-		t.Fatalf("the first pull moved %d bytes, want the layers", moved)
+	for _, v := range versions(t, programs) {
+		t.Run(string(v), func(t *testing.T) {
+			ref := pushImage(t, r, "layers-"+string(v), 4, 1<<20)
+			first := startHost(t, f, programs, v, "")
+			before := r.Counts().Sent
+			first.pull(ref)
+			if moved := r.Counts().Sent - before; moved < 4<<20 {
+				t.Fatalf("the first pull moved %d bytes, want the layers", moved)
+			}
+			second := startHost(t, f, programs, v, "")
+			second.pullsNothing(r, ref, "3")
+			first.snapshot.Kill()
+			first.startSnapshotter()
+			await(t, "containerd finds the snapshotter again", func() bool {
+				_, err := first.containerd.Ctr(t.Context(), "snapshots", "--snapshotter", "slacker", "ls")
+				return err == nil
+			})
+			first.runs(ref, "3")
+		})
 	}
-	second := startHost(t, f, programs, stack.V2, "")
-	before = r.Counts().Sent
-	second.pull(ref)
-	if moved := r.Counts().Sent - before; moved > 100<<10 {
-		t.Errorf("the second pull moved %d bytes, want less than 100 KiB", moved)
-	}
-	for i, h := range []*host{first, second} {
-		out := h.ctr("run", "--rm", "--snapshotter", "slacker", "--net-host", ref, fmt.Sprintf("sn-%d", i), "/bin/busybox", "cat", "/data/last")
-		if strings.TrimSpace(out) != "3" {
-			t.Errorf("worker %d: the top layer says %q, want 3", i, out)
+}
+
+// TestImportedImage: an image whose layers were imported is pulled without them.
+func TestImportedImage(t *testing.T) {
+	f, r, programs := startStack(t)
+	ref := pushImage(t, r, "imported", 3, 1<<20)
+	dir := filepath.Join(t.TempDir(), "layout")
+	parsed, err := name.ParseReference(ref)
+	must(t, err)
+	image, err := remote.Image(parsed)
+	must(t, err)
+	path, err := layout.Write(dir, empty.Index)
+	must(t, err)
+	must(t, path.AppendImage(image))
+	for _, want := range []string{"unpacked", "was there"} {
+		out, err := exec.Command(f.bin+"slacker-snapshotter", "import", dir, "--server", f.apiURL, "--driver", "fuse", "--size", "1GiB").CombinedOutput()
+		if err != nil || strings.Count(string(out), want) != 4 {
+			t.Fatalf("import: %v, %s, want 4 times %q", err, out, want)
 		}
 	}
+	if left, err := f.left(t); err != nil || len(left) > 0 {
+		t.Errorf("the imports left %v, %v", left, err)
+	}
+	for _, v := range versions(t, programs) {
+		startHost(t, f, programs, v, "").pullsNothing(r, ref, "2")
+	}
+}
+
+// left lists the volumes of workers.
+func (f *testServer) left(t *testing.T) ([]string, error) {
+	t.Helper()
+	c, err := api.NewClient(f.apiURL)
+	must(t, err)
+	return (&server{c}).list(t.Context(), DefaultPrefix+"/work/")
 }

@@ -59,27 +59,28 @@ func newRoot() *cobra.Command {
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.serve(cmd.Context()) },
 	}
-	p := root.Flags()
+	p := root.PersistentFlags()
 	p.StringVar(&f.server, "server", cmp.Or(os.Getenv("SLACKER_SERVER"), api.DefaultAddr), "admin API: http://HOST:PORT or unix:///PATH (also $SLACKER_SERVER)")
 	p.StringVar(&f.tls.CA, "tls-ca", os.Getenv("SLACKER_TLS_CA"), "`FILE` with the authority of the server's certificate ($SLACKER_TLS_CA)")
 	p.StringVar(&f.tls.Cert, "tls-cert", os.Getenv("SLACKER_TLS_CERT"), "`FILE` with the own certificate ($SLACKER_TLS_CERT)")
 	p.StringVar(&f.tls.Key, "tls-key", os.Getenv("SLACKER_TLS_KEY"), "`FILE` with its key ($SLACKER_TLS_KEY)")
-	p.StringVar(&f.listen, "listen", defaultListen, "unix socket for containerd")
-	p.StringVar(&f.root, "root", d.Root, "directory of this snapshotter alone")
-	p.StringVar(&f.stateDir, "state-dir", worker.DefaultStateDir, "where this host's attachments are written down")
 	p.StringVar(&f.workerName, "worker", "", "name of this host at the server (default: host name and machine id)")
 	p.StringVar(&f.client, "client", "", "slacker-client (default: beside this program, or in PATH)")
 	p.StringVar(&f.prefix, "prefix", d.Prefix, "what the names of all volumes begin with; workers that share layers have the same")
 	p.StringVar(&f.driver, "driver", d.Driver, "auto, nbd or fuse")
 	p.StringVar(&f.size, "size", humanize.IBytes(d.SizeBytes), "size of the file systems; only what is written takes room")
 	p.StringVar(&f.mount, "mount-options", strings.Join(d.MountOptions, ","), "options of writable ext4 mounts")
-	p.BoolVar(&f.publish, "publish", d.Publish, "make layers that are unpacked here visible to all workers")
 	p.DurationVar(&f.timeout, "timeout", d.Timeout, "how long a request waits for the server before it fails as unavailable")
+	p = root.Flags()
+	p.StringVar(&f.listen, "listen", defaultListen, "unix socket for containerd")
+	p.StringVar(&f.root, "root", d.Root, "directory of this snapshotter alone")
+	p.StringVar(&f.stateDir, "state-dir", worker.DefaultStateDir, "where this host's attachments are written down")
+	p.BoolVar(&f.publish, "publish", d.Publish, "make layers that are unpacked here visible to all workers")
 	p.DurationVar(&f.idle, "idle", d.Idle, "how long the volume of a layer stays attached for the next one")
 	p.IntVar(&f.spares, "spares", d.Spares, "how many volumes may wait, attached and mounted, for containers of the images that were pulled or started last")
 	p.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return block.Errorf(block.Invalid, "%w", err) })
-	root.AddCommand(versionCommand(), manCommand(root))
+	root.AddCommand(importCommand(f), versionCommand(), manCommand(root))
 	return root
 }
 

@@ -9,6 +9,7 @@ import (
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ func (f *flags) serve(ctx context.Context) error {
 }
 
 func (f *flags) listenAndServe(ctx context.Context, s *snapshotter.Snapshotter, log *zap.Logger) error {
-	l, err := listenUnix(f.listen)
+	l, err := f.listener()
 	if err != nil {
 		return err
 	}
@@ -57,11 +58,27 @@ func (f *flags) listenAndServe(ctx context.Context, s *snapshotter.Snapshotter, 
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		log.Warn("tell the service manager", zap.Error(err))
 	}
-	log.Info("serving", zap.String("socket", f.listen), zap.String("server", f.server), zap.String("version", version))
+	log.Info("serving", zap.Stringer("socket", l.Addr()), zap.String("server", f.server), zap.String("version", version))
 	if err := server.Serve(l); err != nil && ctx.Err() == nil {
 		return block.Errorf(block.IO, "serve %s: %w", f.listen, err)
 	}
 	return nil
+}
+
+// listener is the socket that the service manager holds, so that containerd's
+// requests wait while this program is restarted, or one made here.
+func (f *flags) listener() (net.Listener, error) {
+	given, err := activation.Listeners()
+	if err != nil {
+		return nil, block.Errorf(block.Internal, "sockets of the service manager: %w", err)
+	}
+	if len(given) > 1 || len(given) == 1 && given[0].Addr().Network() != "unix" {
+		return nil, block.Errorf(block.Invalid, "the service manager gives %d sockets, want one, a unix socket", len(given))
+	}
+	if len(given) == 1 {
+		return given[0], nil
+	}
+	return listenUnix(f.listen)
 }
 
 // listenUnix listens at path, in place of the socket of a process that is gone.
