@@ -46,7 +46,7 @@ func Build(ctx context.Context, o Options) ([]*Built, error) {
 	if err := checkTools(o.Recipes); err != nil {
 		return nil, err
 	}
-	s, err := openStore(o.Dir)
+	s, err := openStore(o.Dir, true)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func Build(ctx context.Context, o Options) ([]*Built, error) {
 	for i, r := range o.Recipes {
 		img, err := b.image(ctx, r, fmt.Sprintf("[%d/%d] %s", i+1, len(o.Recipes), r.Name))
 		if ctx.Err() != nil {
-			return built, errors.Join(ctx.Err(), s.close())
+			return built, errors.Join(ctx.Err(), s.clearWork(), s.close())
 		}
 		if err != nil {
 			b.say("[%d/%d] %s: %v", i+1, len(o.Recipes), r.Name, err)
@@ -73,7 +73,7 @@ func Build(ctx context.Context, o Options) ([]*Built, error) {
 		}
 		built = append(built, img)
 	}
-	return built, errors.Join(append(errs, s.close())...)
+	return built, errors.Join(append(errs, s.clearWork(), s.close())...)
 }
 
 // checkTools wants what building needs, all faults at once.

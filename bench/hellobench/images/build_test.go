@@ -192,24 +192,27 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestOneBuildAtATime: a second build in the same directory is refused.
+// TestOneBuildAtATime: a second build in the same directory is refused, a
+// second push is not.
 func TestOneBuildAtATime(t *testing.T) {
 	dir := t.TempDir()
-	s, err := openStore(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := openStore(dir); err == nil || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("want the directory to be in use, got %v", err)
-	}
-	if err := s.close(); err != nil {
-		t.Fatal(err)
-	}
-	if s, err = openStore(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.close(); err != nil {
-		t.Fatal(err)
+	for _, c := range []struct{ first, second, refused bool }{{true, true, true}, {true, false, true}, {false, true, true}, {false, false, false}} {
+		s, err := openStore(dir, c.first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := openStore(dir, c.second)
+		if (err != nil) != c.refused || c.refused && !strings.Contains(err.Error(), "in use") {
+			t.Errorf("alone %v, then %v: got %v, want refused: %v", c.first, c.second, err, c.refused)
+		}
+		if err == nil {
+			err = other.close()
+		} else {
+			err = nil
+		}
+		if err := errors.Join(err, s.close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

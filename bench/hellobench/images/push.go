@@ -25,7 +25,7 @@ type PushOptions struct {
 
 // Push pushes built images. Layers that the registry has are not sent again.
 func Push(ctx context.Context, o PushOptions) error {
-	s, err := openStore(o.Dir)
+	s, err := openStore(o.Dir, false)
 	if err != nil {
 		return err
 	}

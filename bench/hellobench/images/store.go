@@ -42,8 +42,9 @@ type builtLayer struct {
 	Versions map[string]string `json:"versions,omitempty"`
 }
 
-// openStore makes the directory, and takes it for this process alone.
-func openStore(dir string) (*store, error) {
+// openStore makes the directory, and takes it for this process alone, or, to
+// push from it, against builds only.
+func openStore(dir string, alone bool) (*store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -57,14 +58,21 @@ func openStore(dir string) (*store, error) {
 	if s.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644); err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = s.lock.Close() // nothing was written
-		return nil, fmt.Errorf("%s is in use by another build: %w", dir, err)
+	how := syscall.LOCK_SH
+	if alone {
+		how = syscall.LOCK_EX
 	}
-	return s, s.clearWork()
+	if err := syscall.Flock(int(s.lock.Fd()), how|syscall.LOCK_NB); err != nil {
+		_ = s.lock.Close() // nothing was written
+		return nil, fmt.Errorf("%s is in use by a build or a push: %w", dir, err)
+	}
+	if alone {
+		return s, s.clearWork()
+	}
+	return s, nil
 }
 
-func (s *store) close() error { return errors.Join(s.clearWork(), s.lock.Close()) }
+func (s *store) close() error { return s.lock.Close() }
 
 func (s *store) work() string { return filepath.Join(s.dir, "work") }
 
