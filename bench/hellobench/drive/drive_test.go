@@ -1,6 +1,7 @@
 package drive
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -98,6 +99,7 @@ func TestDrivers(t *testing.T) {
 			for name, task := range tasks {
 				runTask(t, b, d, name, task)
 			}
+			sideBySide(t, b, d)
 			failsAsItShould(t, b, d)
 			after, err := b.Link.Counts()
 			if got := after.Sub(before).ToWorker; err != nil || got < 100<<10 {
@@ -140,6 +142,32 @@ func runTask(t *testing.T, b *Bed, d Driver, name string, task catalog.Task) {
 	}
 	if err := d.Forget(t.Context(), i); err != nil {
 		t.Errorf("%s: forget: %v", name, err)
+	}
+}
+
+// sideBySide ends a task while a later one runs: nothing of the later one may keep
+// the disk of the first busy.
+func sideBySide(t *testing.T, b *Bed, d Driver) {
+	t.Helper()
+	i, err := b.Lookup(t.Context(), "busybox", tasks["a server that prints"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Pull(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
+	var all []*Started
+	for n := range 2 {
+		s, err := d.Run(t.Context(), i, fmt.Sprintf("side-%s-%d", d.Name(), n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	for n, s := range all {
+		if err := s.End(t.Context()); err != nil {
+			t.Errorf("end of task %d: %v", n, err)
+		}
 	}
 }
 
