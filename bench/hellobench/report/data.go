@@ -48,7 +48,7 @@ type Data struct {
 	Space   *space.Result    `json:"space,omitempty"`
 	// Summary is filled in by Write.
 	Summary []Line   `json:"summary"`
-	Behind  []string `json:"behind"`
+	Behind  []Behind `json:"behind"`
 }
 
 // pick are the records of a kind, over a link.

@@ -97,9 +97,10 @@ func (d *Data) Write(path string) error {
 		return err
 	}
 	page, err := template.New("page").Funcs(template.FuncMap{
-		"svg":   func(p Plot) template.HTML { return template.HTML(p.SVG()) }, // its texts are escaped
-		"bytes": func(n int64) string { return humanize.Bytes(uint64(n)) },
-		"value": value,
+		"svg":    func(p Plot) template.HTML { return template.HTML(p.SVG()) }, // its texts are escaped
+		"bytes":  func(n int64) string { return humanize.Bytes(uint64(n)) },
+		"value":  value,
+		"number": number,
 	}).Parse(pageText)
 	if err != nil {
 		return err

@@ -66,14 +66,17 @@ func TestSummary(t *testing.T) {
 	for what := range want {
 		t.Errorf("the summary lacks %q", what)
 	}
-	all := strings.Join(d.Behind, "\n")
-	for _, w := range []string{"second run is more than with overlayfs for 3 of 3 images (median ratio 2.00", "throughput of redis SET/s: 0.50"} {
-		if !strings.Contains(all, w) {
-			t.Errorf("what we are behind in lacks %q:\n%s", w, all)
+	behind := map[string]Behind{}
+	for _, b := range d.Behind {
+		behind[b.What] = b
+	}
+	for what, median := range map[string]float64{"second run": 2, "time of redis SET/s": 2} {
+		if b := behind[what]; b.Ours != "slacker" || b.Than != "overlayfs" || math.Abs(b.Median-median) > 0.01 || b.Images != b.Of {
+			t.Errorf("%s: got %+v, want to be behind by %v", what, b, median)
 		}
 	}
-	if strings.Contains(all, "deployment is") {
-		t.Errorf("we are not behind in deployment:\n%s", all)
+	if b, ok := behind["deployment"]; ok {
+		t.Errorf("we are not behind in deployment: %+v", b)
 	}
 }
 

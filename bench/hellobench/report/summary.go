@@ -1,7 +1,7 @@
 package report
 
 import (
-	"fmt"
+	"sort"
 
 	"github.com/slackerd/slacker/bench/hellobench/measure"
 )
@@ -95,21 +95,20 @@ func (d *Data) shares() {
 	}
 }
 
-// behind says where a driver of ours is slower than another, by more than noise.
-func (d *Data) behind() {
-	for _, link := range d.links() {
-		records := d.pick(measure.Cycle, link)
-		for _, ours := range []string{"slacker", "slacker-containerd"} {
-			for _, than := range driversOf(records) {
-				if than == ours || than == "slacker" || than == "slacker-containerd" {
-					continue
-				}
-				d.behindThan(records, link, ours, than)
-			}
-		}
-	}
-	d.behindInThroughput()
+// Behind is where a driver of ours takes more than another, by more than noise.
+type Behind struct {
+	Link   string  `json:"link"`
+	Ours   string  `json:"ours"`
+	Than   string  `json:"than"`
+	What   string  `json:"what"`
+	Images int     `json:"images"` // for how many
+	Of     int     `json:"of"`     // of how many
+	Median float64 `json:"median"` // of the ratio ours/theirs over all of them
+	Worst  float64 `json:"worst"`
 }
+
+// noise is what a single measurement may be off.
+const noise = 1.05
 
 // compared is what behind looks at.
 var compared = []struct {
@@ -117,34 +116,48 @@ var compared = []struct {
 	of   figure
 }{{"deployment", deploy}, {"run", run}, {"second run", again}, {"bytes fetched", fetched}}
 
-func (d *Data) behindThan(records []measure.Record, link, ours, than string) {
-	const noise = 1.05
-	for _, c := range compared {
-		r := ratios(perImage(records, ours, c.of), perImage(records, than, c.of))
-		slower := 0
-		for _, v := range r {
-			if v > noise {
-				slower++
+// behind lists it, worst medians first.
+func (d *Data) behind() {
+	for _, link := range d.links() {
+		records := d.pick(measure.Cycle, link)
+		for _, ours := range driversOf(records) {
+			for _, than := range driversOf(records) {
+				if !isOurs(ours) || isOurs(than) {
+					continue
+				}
+				for _, c := range compared {
+					d.compare(Behind{Link: link, Ours: ours, Than: than, What: c.name},
+						ratios(perImage(records, ours, c.of), perImage(records, than, c.of)))
+				}
 			}
 		}
-		if slower > 0 {
-			d.Behind = append(d.Behind, fmt.Sprintf("%s, link %s: %s is more than with %s for %d of %d images (median ratio %.2f, worst %.2f)",
-				ours, link, c.name, than, slower, len(r), median(r), r[len(r)-1]))
+		d.behindInThroughput(link)
+	}
+	sort.SliceStable(d.Behind, func(a, b int) bool { return d.Behind[a].Median > d.Behind[b].Median })
+}
+
+func isOurs(driver string) bool { return driver == "slacker" || driver == "slacker-containerd" }
+
+// compare adds a line if any of the ratios is beyond noise.
+func (d *Data) compare(b Behind, ratios []float64) {
+	for _, v := range ratios {
+		if v > noise {
+			b.Images++
 		}
+	}
+	if b.Images > 0 {
+		b.Of, b.Median, b.Worst = len(ratios), median(ratios), quantile(ratios, 1)
+		d.Behind = append(d.Behind, b)
 	}
 }
 
 // behindInThroughput compares the servers with overlayfs, a local disk.
-func (d *Data) behindInThroughput() {
-	for _, link := range d.links() {
-		local := d.throughput(link)["overlayfs"]
-		for _, ours := range []string{"slacker", "slacker-containerd"} {
-			figures := d.throughput(link)[ours]
-			for _, name := range sortedKeys(figures) {
-				v := figures[name]
-				if w := local[name]; w > 0 && v < w/1.05 {
-					d.Behind = append(d.Behind, fmt.Sprintf("%s, throughput of %s: %.2f of that on the local disk", ours, name, v/w))
-				}
+func (d *Data) behindInThroughput(link string) {
+	all := d.throughput(link)
+	for _, ours := range []string{"slacker-containerd", "slacker"} {
+		for _, name := range sortedKeys(all[ours]) {
+			if v, w := all[ours][name], all["overlayfs"][name]; v > 0 && w > 0 {
+				d.compare(Behind{Link: link, Ours: ours, Than: "overlayfs", What: "time of " + name}, []float64{w / v})
 			}
 		}
 	}
