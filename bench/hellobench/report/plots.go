@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"math"
 	"sort"
 	"strings"
 
@@ -132,7 +133,8 @@ func (d *Data) bytesSection() Section {
 		return Section{}
 	}
 	records := d.pick(measure.Cycle, links[0])
-	mega := func(f figure) figure { return func(r measure.Record) float64 { return f(r) / 1e6 } }
+	// A kilobyte is as good as nothing.
+	mega := func(f figure) figure { return func(r measure.Record) float64 { return math.Max(f(r), 1000) / 1e6 } }
 	s := Section{Title: "Bytes fetched until hello", Text: "Over the link " + links[0] + ", to the worker, with headers. stargz fetches the rest in the background."}
 	if p := distribution(records, "Pull and run", "MB", mega(fetched)); len(p.Series) > 0 {
 		s.Plots = append(s.Plots, p)
@@ -151,7 +153,7 @@ func (d *Data) scaleSection() Section {
 			byImage[r.Image] = append(byImage[r.Image], r)
 		}
 		for _, image := range sortedKeys(byImage) {
-			p := Plot{Title: image + ", link " + link, X: "starts at once", Y: "seconds", LogX: true, LogY: true}
+			p := Plot{Title: image + ", link " + link, X: "starts at once", Y: "seconds", LogY: true}
 			for _, driver := range driversOf(byImage[image]) {
 				line := Series{Name: driver}
 				for _, r := range byImage[image] {
