@@ -59,7 +59,7 @@ plant: ## plant bugs in a copy of the tree and want the tests to catch each
 	./scripts/plant.sh
 
 .PHONY: pagesizes
-pagesizes: ## test the store with smaller and larger pages of the extent map
+pagesizes: ## test the store with smaller pages of the extent map
 	./scripts/pagesizes.sh
 
 KILLS ?= 200

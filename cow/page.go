@@ -11,6 +11,8 @@ import (
 // disk format.
 const PageBlocks = 256
 
+const _ = uint8(PageBlocks - 1) // a byte of the format holds the place in a page
+
 // zeroAddr is the address that an Entry which reads as zeroes carries: block 1
 // of segment 0, which never exists.
 const zeroAddr block.Addr = 1
