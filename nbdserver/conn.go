@@ -62,6 +62,7 @@ type conn struct {
 	// unsettled: the batch answers writes that are not settled yet.
 	unsettled bool
 	out       sender
+	lend      lending
 	mem       budget
 	workers   workers
 	// pipelined is for how many more commands the client is taken to send

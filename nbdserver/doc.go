@@ -12,7 +12,8 @@
 // for, also executes; commands that may wait (a read that misses, FLUSH, FUA,
 // TRIM, ...) go to a bounded set of goroutines of that connection, so that
 // replies go out of order. Replies gather in a batch that is written when the
-// read buffer is empty or the batch is full.
+// read buffer is empty or the batch is full. A long READ of a device that is a
+// [Lender] goes from the page cache to the socket by way of a pipe, without a copy.
 //
 // Invariants:
 //

@@ -22,7 +22,7 @@ type sender struct {
 	c *conn
 
 	mu      sync.Mutex
-	moved   sync.Cond // the queue was taken
+	moved   sync.Cond // the queue was taken, or nobody writes
 	writing bool
 	queued  int       // bytes in small and big
 	small   []byte    // whole replies
@@ -58,6 +58,34 @@ func (s *sender) send(small []byte, b *buffer) {
 		return
 	}
 	s.writing = true
+	s.drain()
+}
+
+// exclusive has fn write whole replies when nobody else writes; what others
+// queue meanwhile goes out behind. An error ends the connection.
+func (s *sender) exclusive(fn func() error) {
+	s.mu.Lock()
+	for s.writing {
+		s.moved.Wait()
+	}
+	s.writing = true
+	s.mu.Unlock()
+	if !s.c.dead.Load() {
+		err := s.extendDeadline()
+		if err == nil {
+			err = fn()
+		}
+		if err != nil {
+			s.c.kill(block.Errorf(block.IO, "send replies: %w", err))
+		}
+	}
+	s.mu.Lock()
+	s.drain()
+}
+
+// drain writes what is queued and ends the caller's turn. Called with mu held,
+// which it releases.
+func (s *sender) drain() {
 	for s.queued > 0 {
 		s.small, s.wroteSmall = s.wroteSmall[:0], s.small
 		s.big, s.wroteBig = s.wroteBig[:0], s.big
@@ -68,6 +96,7 @@ func (s *sender) send(small []byte, b *buffer) {
 		s.mu.Lock()
 	}
 	s.writing = false
+	s.moved.Broadcast()
 	s.mu.Unlock()
 }
 

@@ -22,9 +22,11 @@ const (
 func (c *conn) transmit() error {
 	c.in = input{nc: c.nc, buf: make([]byte, inputBytes)}
 	c.in.w = copy(c.in.buf, c.input)
+	c.lendFrom()
 	err := c.readCommands()
 	c.workers.stop()
 	c.flush()
+	c.lend.shut()
 	if c.batch != nil {
 		c.batch.release()
 		c.batch = nil
@@ -80,6 +82,7 @@ func (c *conn) command(r *request) error {
 	switch {
 	case r.lengthBytes == 0 && commands[r.cmd].ranged:
 		c.nothing(r)
+	case r.cmd == CmdRead && c.readLent(r):
 	case r.cmd == CmdRead && r.lengthBytes <= batchedReadBytes:
 		return c.readBatched(r)
 	case r.cmd == CmdRead:

@@ -44,13 +44,14 @@ func (l *Log) Delete(id block.SegmentID) error {
 // unlink removes a segment's file, or keeps it as a spare. Only segments that
 // are older than the tail may be kept: the ids of others may be used again.
 func (l *Log) unlink(s *segFile, spare string) error {
-	if err := s.remove(l.o.FS, spare); err != nil {
+	kept, err := s.remove(l, spare)
+	if err != nil {
 		return err
 	}
 	l.segs.Delete(s.id)
 	l.mu.Lock()
 	l.full = false
-	if spare != "" {
+	if kept {
 		defer func() { // once its new name is durable
 			l.mu.Lock()
 			l.spares = append(l.spares, spare)

@@ -39,6 +39,12 @@
 //	S8  A segment whose header a crash tore is told from a damaged one: block 0 was
 //	    durably zero before, so of the sectors of 512 bytes that hold the header
 //	    one is there and the other is zero. It is as good as never begun.
+//	S9  The file of a segment of which pages were lent (Lend) is not used again: a
+//	    page may wait in a socket for as long as the other side likes, and even
+//	    outlive this process there. So a segment that was there when the log was
+//	    opened counts as lent.
+//	S10 What can be read from a file (up to segFile.written) is not written again
+//	    as long as the segment exists.
 //
 // # Disk format, version 1
 //

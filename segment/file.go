@@ -60,6 +60,10 @@ type segFile struct {
 
 	openMu sync.Mutex
 	file   atomic.Pointer[vfs.File]
+	view   atomic.Pointer[view] // used under io
+	// lent: pages of the file may be on their way to a client, and for ever
+	// afterwards (S9).
+	lent atomic.Bool
 }
 
 // acquire returns the open file and keeps it open until release. Files are open
@@ -107,10 +111,11 @@ func (s *segFile) openFile(fs vfs.FS, write bool) (vfs.File, error) {
 }
 
 // close waits for readers and closes the file for good.
-func (s *segFile) close() error {
+func (s *segFile) close(w *views) error {
 	s.io.Lock()
 	defer s.io.Unlock()
 	s.shut = true
+	w.forget(s)
 	return s.closeFile()
 }
 
@@ -122,25 +127,26 @@ func (s *segFile) closeFile() error {
 	return block.Wrap(block.IO, (*f).Close(), fmt.Sprintf("close segment %d", s.id))
 }
 
-// remove waits for readers, closes the file, and unlinks it or renames it to
-// spare, if that is not "".
-func (s *segFile) remove(fs vfs.FS, spare string) error {
+// remove waits for readers, closes the file, and unlinks it or, if spare is not
+// "" and nothing of it was lent (S9), renames it to that, and says so.
+func (s *segFile) remove(l *Log, spare string) (kept bool, err error) {
+	fs := l.o.FS
 	s.io.Lock()
 	defer s.io.Unlock()
+	l.views.forget(s)
 	if err := s.closeFile(); err != nil {
-		return err
+		return false, err
 	}
-	var err error
-	if spare == "" {
+	if kept = spare != "" && !s.lent.Load(); !kept {
 		err = fs.Remove(s.path)
 	} else {
 		err = fs.Rename(s.path, spare)
 	}
 	if err != nil {
-		return block.Errorf(block.IO, "delete segment %d: %w", s.id, err)
+		return false, block.Errorf(block.IO, "delete segment %d: %w", s.id, err)
 	}
 	s.gone = true
-	return nil
+	return kept, nil
 }
 
 // list finds the segments in the directory and reads their headers.
@@ -156,6 +162,7 @@ func (l *Log) list() error {
 		}
 		s := &segFile{id: id, path: l.o.FS.PathJoin(l.o.Dir, name)}
 		s.written.Store(math.MaxUint32)
+		s.lent.Store(true) // by a former process, for all that is known
 		if err := l.readHeader(s); err != nil {
 			return err
 		}

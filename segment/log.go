@@ -72,6 +72,8 @@ type Log struct {
 	o         Options
 	segBlocks uint32
 	segs      sync.Map // block.SegmentID -> *segFile
+	views     views
+	began     time.Time // what times in views count from
 
 	// writeMu orders writes to files: whoever holds it writes the oldest
 	// pending chunk. It is taken before mu.
@@ -126,7 +128,7 @@ func Open(o Options) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{
-		o: o, segBlocks: uint32(o.SegmentBytes / block.Size), next: 1,
+		o: o, began: time.Now(), segBlocks: uint32(o.SegmentBytes / block.Size), next: 1,
 		wakeW: make(chan struct{}, 1), wakeP: make(chan struct{}, 1), wakeZ: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	l.cond.L = &l.mu
@@ -261,13 +263,14 @@ func (l *Log) Close() error {
 	}
 	if p := l.prepared; p != nil {
 		l.segs.Delete(p.id)
-		err = errors.Join(err, p.remove(l.o.FS, ""))
+		_, rmErr := p.remove(l, "")
+		err = errors.Join(err, rmErr)
 	}
 	if usable {
 		err = errors.Join(err, l.dropSpares())
 	}
 	l.segs.Range(func(_, v any) bool {
-		err = errors.Join(err, v.(*segFile).close())
+		err = errors.Join(err, v.(*segFile).close(&l.views))
 		return true
 	})
 	return err

@@ -68,6 +68,12 @@ func (l *Log) ReadNow(addr block.Addr, p []byte) (bool, error) {
 		return false, err
 	}
 	defer s.release()
+	if v := l.view(s, f); v != nil {
+		n := uint32(len(p) / block.Size)
+		if v.resident(at, n, s.written.Load(), l.began, false) && copyView(p, v.blocks(at, n)) {
+			return true, nil
+		}
+	}
 	fd := f.Fd()
 	if fd == vfs.InvalidFd {
 		_, err := f.ReadAt(p, int64(at)*block.Size)

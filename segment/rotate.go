@@ -114,7 +114,7 @@ func (l *Log) create(id block.SegmentID) (*segFile, error) {
 		return s, nil
 	}
 	if f != nil {
-		if rmErr := s.remove(l.o.FS, ""); rmErr != nil {
+		if _, rmErr := s.remove(l, ""); rmErr != nil {
 			l.o.Logger.Warn("unfinished segment stays", zap.Error(rmErr))
 		}
 	}

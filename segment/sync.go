@@ -101,7 +101,7 @@ func (l *Log) writeOldest() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c.seg.written.Store(c.pos + 1 + c.used)
+	c.seg.written.Store(c.pos + 1 + c.used) // S10: nothing writes there any more
 	l.pending = slices.Delete(l.pending, 0, 1)
 	if !slices.Contains(l.dirty, c.seg) {
 		l.dirty = append(l.dirty, c.seg)

@@ -3,7 +3,9 @@ package nbdtest
 import (
 	"bytes"
 	"context"
+	"io"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/slackerd/slacker/block"
@@ -37,6 +39,7 @@ func Conform(t *testing.T, newExport func(t *testing.T) Opener) {
 		{"ExtentsSum", conformExtentsSum},
 		{"ExtentsAgree", conformExtentsAgree},
 		{"ReadNow", conformReadNow},
+		{"LendNow", conformLendNow},
 		{"MaximumRequest", conformMaximum},
 		{"BufferNotKept", conformNotKept},
 		{"Model", conformModel},
@@ -298,6 +301,33 @@ func conformReadNow(t *testing.T, o Opener) {
 			t.Fatal("ReadNow returned true and gave other data")
 		}
 		d.want(4096, want) // may bring it at hand
+	}
+}
+
+func conformLendNow(t *testing.T, o Opener) {
+	d := open(t, o)
+	lender, ok := d.Device.(nbdserver.Lender)
+	if !ok {
+		return // a device need not lend
+	}
+	want := pattern(64<<10, 9)
+	d.write(4096, want)
+	if err := d.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = r.Close(), w.Close() }()
+	if !lender.LendNow(int(w.Fd()), 4096, uint64(len(want))) {
+		t.Log("nothing was lent")
+		return
+	}
+	d.write(4096, pattern(len(want), 10))
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("what was lent is other data after it was overwritten: %v", err)
 	}
 }
 
