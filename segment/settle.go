@@ -1,6 +1,10 @@
 package segment
 
-import "github.com/slackerd/slacker/block"
+import (
+	"runtime"
+
+	"github.com/slackerd/slacker/block"
+)
 
 // Settle hands every record appended before the call to the operating system:
 // they survive the end of this process, though not a crash of the machine, which
@@ -17,6 +21,7 @@ func (l *Log) Settle() error {
 	if done {
 		return l.Fault()
 	}
+	runtime.Gosched() // others that are ready to append share the write
 	l.writeMu.Lock()
 	defer l.writeMu.Unlock()
 	for {

@@ -3,6 +3,7 @@ package segment
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"github.com/slackerd/slacker/block"
@@ -23,12 +24,19 @@ func (l *Log) sync(ctx context.Context, all bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	target := l.next - 1
-	for {
+	for yielded := false; ; {
 		if err := l.usable(); err != nil {
 			return err
 		}
 		if l.durable >= target && (!all || l.round == nil && len(l.pending)+len(l.dirty) == 0) {
 			return nil
+		}
+		if l.round == nil && !yielded {
+			yielded = true // others that are ready to sync share the round
+			l.mu.Unlock()
+			runtime.Gosched()
+			l.mu.Lock()
+			continue
 		}
 		if l.round == nil {
 			if err := l.lead(); err != nil {
