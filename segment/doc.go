@@ -43,7 +43,7 @@
 //	    page may wait in a socket for as long as the other side likes, and even
 //	    outlive this process there. So a segment that was there when the log was
 //	    opened counts as lent.
-//	S10 What can be read from a file (up to segFile.written) is not written again
+//	S10  What can be read from a file (up to segFile.written) is not written again
 //	    as long as the segment exists.
 //
 // # Disk format, version 1
