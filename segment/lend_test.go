@@ -195,3 +195,36 @@ func TestViewsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// TestLentOfTheTail lends each run of the segment that is being written as soon
+// as it is in the file: settling, syncing and sealing leave it alone (S10).
+func TestLentOfTheTail(t *testing.T) {
+	l := diskLog(t, t.TempDir())
+	defer mustClose(t, l)
+	var pipes []int
+	var want [][]byte
+	for i := 0; l.maxID < 3; i++ {
+		data := bytes.Repeat([]byte{byte(i + 1)}, (1+i%9)*block.Size)
+		r, err := l.Append(Record{Kind: Data, Layer: 1, First: 7, Count: uint32(1 + i%9)}, data, nil)
+		if err == nil && i%3 == 0 {
+			err = l.Settle()
+		}
+		if err == nil {
+			err = l.Sync(context.Background())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		pr, pw := testPipe(t)
+		if !l.Lend(r.Addr, r.Count, pw, func(p []byte) bool { return bytes.Equal(p, data[:len(p)]) }) {
+			t.Fatalf("run %d at %v is not lent", i, r.Addr)
+		}
+		pipes, want = append(pipes, pr), append(want, data[:int(r.Count)*block.Size])
+	}
+	for i, r := range pipes {
+		got := make([]byte, len(want[i])+1)
+		if n, err := unix.Read(r, got); err != nil || !bytes.Equal(got[:n], want[i]) {
+			t.Fatalf("run %d: %d bytes, %v: want the %d that were lent", i, n, err, len(want[i]))
+		}
+	}
+}
