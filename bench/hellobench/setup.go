@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -180,7 +181,11 @@ func (r *rig) lookup(ctx context.Context, name string) (drive.Image, error) {
 func (r *rig) prepare(ctx context.Context, images []drive.Image, progress io.Writer) error {
 	for n, i := range images {
 		_, _ = fmt.Fprintf(progress, "hellobench: [%d/%d] preparing %s\n", n+1, len(images), i.Name)
-		for _, d := range r.drivers {
+		// What our snapshotter has unpacked need not be imported for the others.
+		first := slices.SortedStableFunc(slices.Values(r.drivers), func(a, b drive.Driver) int {
+			return cmp.Compare(strings.Index(b.Name(), "-containerd"), strings.Index(a.Name(), "-containerd"))
+		})
+		for _, d := range first {
 			if err := d.Prepare(ctx, i); err != nil {
 				return fmt.Errorf("prepare %s for %s: %w", i.Name, d.Name(), err)
 			}

@@ -10,11 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/slackerd/slacker/bench/hellobench/catalog"
 	"github.com/slackerd/slacker/bench/hellobench/link"
@@ -42,13 +45,17 @@ type Bed struct {
 
 	dir    string // of the worker, short
 	server *slackerd
-	slots  chan stack.Namespace
-	made   []stack.Namespace
+
+	mu      sync.Mutex
+	sources map[string]string // snapshots of slackerd, by digest of the image
+
+	slots chan stack.Namespace
+	made  []stack.Namespace
 }
 
 // NewBed makes the link and starts the servers.
 func NewBed(ctx context.Context, o BedOptions) (_ *Bed, err error) {
-	b := &Bed{BedOptions: o, slots: make(chan stack.Namespace, o.Slots)}
+	b := &Bed{BedOptions: o, sources: map[string]string{}, slots: make(chan stack.Namespace, o.Slots)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
@@ -238,7 +245,7 @@ func (b *Bed) Lookup(ctx context.Context, name string, t catalog.Task) (Image, e
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", name, err)
 	}
-	digest, err := img.Digest()
+	sum, err := img.Digest()
 	if err != nil {
 		return Image{}, err
 	}
@@ -246,5 +253,10 @@ func (b *Bed) Lookup(ctx context.Context, name string, t catalog.Task) (Image, e
 	if err != nil {
 		return Image{}, err
 	}
-	return Image{Name: name, Digest: digest.String(), Config: config.Config, Task: t}, nil
+	var diffs []digest.Digest
+	for _, d := range config.RootFS.DiffIDs {
+		diffs = append(diffs, digest.Digest(d.String()))
+	}
+	chain := "containers/chains/" + strings.Replace(identity.ChainID(diffs).String(), ":", "-", 1) + "@layer"
+	return Image{Name: name, Digest: sum.String(), Chain: chain, Config: config.Config, Task: t}, nil
 }

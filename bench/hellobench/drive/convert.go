@@ -2,6 +2,7 @@ package drive
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -48,12 +49,11 @@ func (b *Bed) convertStargz(ctx context.Context, i Image) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(b.Cache, "stargz")
-	if err != nil {
+	kept := filepath.Join(b.Cache, "stargz")
+	if err := os.MkdirAll(kept, 0o755); err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(tmp) }()
-	converted, err := toStargz(ctx, img, tmp)
+	converted, err := toStargz(ctx, img, kept)
 	if err != nil {
 		return fmt.Errorf("convert %s to eStargz: %w", i.Name, err)
 	}
@@ -64,7 +64,8 @@ func (b *Bed) convertStargz(ctx context.Context, i Image) error {
 	return remote.Write(ref, annotated, Remote(ctx, b.Link.Server)...)
 }
 
-// toStargz makes every layer an eStargz, in files of a directory.
+// toStargz makes every layer an eStargz, in files of a directory where those of
+// other images are too.
 func toStargz(ctx context.Context, img v1.Image, dir string) (v1.Image, error) {
 	layers, err := img.Layers()
 	if err != nil {
@@ -76,13 +77,13 @@ func toStargz(ctx context.Context, img v1.Image, dir string) (v1.Image, error) {
 	}
 	out := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for n, l := range layers {
-		s, err := stargzLayer(ctx, l, filepath.Join(dir, fmt.Sprint(n)))
+		s, err := keptLayer(ctx, l, dir)
 		if err != nil {
 			return nil, fmt.Errorf("layer %d: %w", n, err)
 		}
 		out, err = mutate.Append(out, mutate.Addendum{
 			Layer: s, MediaType: types.OCILayer, History: v1.History{CreatedBy: "estargz"},
-			Annotations: map[string]string{estargz.TOCJSONDigestAnnotation: s.toc},
+			Annotations: map[string]string{estargz.TOCJSONDigestAnnotation: s.TOC},
 		})
 		if err != nil {
 			return nil, err
@@ -99,21 +100,48 @@ func toStargz(ctx context.Context, img v1.Image, dir string) (v1.Image, error) {
 
 // fileLayer is a compressed layer in a file.
 type fileLayer struct {
-	path           string
-	digest, diffID v1.Hash
-	size           int64
-	toc            string
+	path string
+	layerFacts
 }
 
-func (l *fileLayer) Digest() (v1.Hash, error)            { return l.digest, nil }
-func (l *fileLayer) DiffID() (v1.Hash, error)            { return l.diffID, nil }
+// layerFacts are in a file beside it, which is there when the layer is whole.
+type layerFacts struct {
+	Blob, Diff v1.Hash
+	Bytes      int64
+	TOC        string
+}
+
+func (l *fileLayer) Digest() (v1.Hash, error)            { return l.Blob, nil }
+func (l *fileLayer) DiffID() (v1.Hash, error)            { return l.Diff, nil }
 func (l *fileLayer) Compressed() (io.ReadCloser, error)  { return os.Open(l.path) }
-func (l *fileLayer) Size() (int64, error)                { return l.size, nil }
+func (l *fileLayer) Size() (int64, error)                { return l.Bytes, nil }
 func (l *fileLayer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
 
 // Uncompressed is not asked for by what pushes.
 func (l *fileLayer) Uncompressed() (io.ReadCloser, error) {
 	return nil, errors.New("an eStargz layer is kept compressed only")
+}
+
+// keptLayer is the converted layer, made now or earlier.
+func keptLayer(ctx context.Context, l v1.Layer, dir string) (*fileLayer, error) {
+	from, err := l.Digest()
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, from.Hex)
+	if b, err := os.ReadFile(path + ".json"); err == nil {
+		kept := &fileLayer{path: path}
+		return kept, json.Unmarshal(b, &kept.layerFacts)
+	}
+	made, err := stargzLayer(ctx, l, path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(made.layerFacts)
+	if err != nil {
+		return nil, err
+	}
+	return made, os.WriteFile(path+".json", b, 0o644)
 }
 
 func stargzLayer(ctx context.Context, l v1.Layer, path string) (*fileLayer, error) {
@@ -138,11 +166,11 @@ func stargzLayer(ctx context.Context, l v1.Layer, path string) (*fileLayer, erro
 	if err != nil {
 		return nil, errors.Join(err, blob.Close())
 	}
-	out := &fileLayer{path: path, toc: blob.TOCDigest().String()}
-	out.digest, out.size, err = v1.SHA256(io.TeeReader(blob, f))
+	out := &fileLayer{path: path, layerFacts: layerFacts{TOC: blob.TOCDigest().String()}}
+	out.Blob, out.Bytes, err = v1.SHA256(io.TeeReader(blob, f))
 	if err := errors.Join(err, blob.Close(), f.Close()); err != nil {
 		return nil, err
 	}
-	out.diffID, err = v1.NewHash(blob.DiffID().String()) // complete once the blob was read
+	out.Diff, err = v1.NewHash(blob.DiffID().String()) // complete once the blob was read
 	return out, err
 }

@@ -22,10 +22,26 @@ func (i Image) volume() string {
 // file is a name for files of an image.
 func (i Image) file() string { return strings.ReplaceAll(i.volume(), "/", "-") }
 
+// source is the snapshot of slackerd that has the image: the chain of its layers
+// if our snapshotter has unpacked it, or else what importImage made.
+func (b *Bed) source(i Image) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s, known := b.sources[i.Digest]; known {
+		return s
+	}
+	return i.snapshot()
+}
+
 // importImage brings an image into slackerd, unless it is there.
 func (b *Bed) importImage(ctx context.Context, i Image) error {
-	if b.ctl(ctx, nil, "snapshot", "show", i.snapshot()) == nil {
-		return nil
+	for _, s := range []string{i.Chain, i.snapshot()} {
+		if b.ctl(ctx, nil, "snapshot", "show", s) == nil {
+			b.mu.Lock()
+			b.sources[i.Digest] = s
+			b.mu.Unlock()
+			return nil
+		}
 	}
 	tmp, err := os.MkdirTemp(b.Cache, "import")
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 type Image struct {
 	Name   string // with a tag where there are several
 	Digest string
+	Chain  string // what our snapshotter calls it at slackerd
 	Config v1.Config
 	Task   catalog.Task
 }

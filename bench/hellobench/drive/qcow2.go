@@ -96,7 +96,7 @@ func (d *qcow2Driver) convert(ctx context.Context, i Image) error {
 	if err := os.MkdirAll(filepath.Dir(d.base(i)), 0o755); err != nil {
 		return err
 	}
-	from := "nbd://" + d.bed.server.nbd + "/" + i.snapshot()
+	from := "nbd://" + d.bed.server.nbd + "/" + d.bed.source(i)
 	if _, err := command(ctx, d.bed.Link.Server, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", from, d.base(i)+".new"); err != nil {
 		return errors.Join(err, os.RemoveAll(d.base(i)+".new"))
 	}
@@ -187,7 +187,7 @@ func (d *copyDriver) Prepare(ctx context.Context, i Image) error { return d.bed.
 func (d *copyDriver) pulled(i Image) string { return filepath.Join(d.bed.dir, "copy-"+i.file()) }
 
 func (d *copyDriver) Pull(ctx context.Context, i Image) error {
-	_, err := command(ctx, d.bed.Link.Worker, "nbdcopy", "nbd://"+d.bed.server.nbd+"/"+i.snapshot(), d.pulled(i))
+	_, err := command(ctx, d.bed.Link.Worker, "nbdcopy", "nbd://"+d.bed.server.nbd+"/"+d.bed.source(i), d.pulled(i))
 	return err
 }
 

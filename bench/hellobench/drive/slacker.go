@@ -56,7 +56,7 @@ func (d *slackerDriver) Run(ctx context.Context, i Image, id string) (*Started, 
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return "", nil, err
 		}
-		if err := d.bed.ctlFrom(ctx, d.bed.Link.Worker, nil, "clone", i.snapshot(), volume); err != nil {
+		if err := d.bed.ctlFrom(ctx, d.bed.Link.Worker, nil, "clone", d.bed.source(i), volume); err != nil {
 			return "", nil, err
 		}
 		undo := func() error {
