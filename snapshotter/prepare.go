@@ -90,7 +90,10 @@ func (s *Snapshotter) newVolume() string {
 // stone, or a new clone.
 func (s *Snapshotter) working(ctx context.Context, place string, kind snapshots.Kind) (string, error) {
 	if kind == snapshots.KindActive {
-		if volume := s.stones.take(place, s.flight.add); volume != "" {
+		unlock := s.locks.lock("place " + place) // a spare that is being made is worth the wait
+		volume := s.stones.take(place, s.flight.add)
+		unlock()
+		if volume != "" {
 			return volume, nil
 		}
 	}

@@ -218,6 +218,65 @@ func TestServerAway(t *testing.T) {
 	must(t, s.Commit(t.Context(), "committed", "container"))
 }
 
+// TestSpares: what was pulled last is attached before it is asked for, is used
+// once, and after its time it is taken down.
+func TestSpares(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	chains := []string{chainID("spare 0"), chainID("spare 1")}
+	_, err := image(newSnapshotter(t, f, noSpares), "first", chains)
+	must(t, err)
+	s := newSnapshotter(t, f, nil)
+	top, err := image(s, "second", chains)
+	must(t, err)
+	place := s.names.chainPlace(chains[1])
+	await(t, "a spare", func() bool { _, n := s.stones.count(place); return n == 1 })
+	ms, err := s.Prepare(t.Context(), "container", top)
+	must(t, err)
+	must(t, mounted(ms, func(dir string) error {
+		_, err := os.Stat(filepath.Join(dir, "layer1"))
+		return errors.Join(err, os.WriteFile(filepath.Join(dir, "own"), nil, 0o644))
+	}))
+	await(t, "another spare", func() bool { _, n := s.stones.count(place); return n == 1 })
+	ms, err = s.Prepare(t.Context(), "other", top)
+	must(t, err)
+	must(t, mounted(ms, func(dir string) error {
+		if _, err := os.Stat(filepath.Join(dir, "own")); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("one container sees the other's file: %w", err)
+		}
+		return nil
+	}))
+}
+
+// TestRebooted: after the devices have gone, Mounts brings them back with what
+// was written, and a commit works too.
+func TestRebooted(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	s := newSnapshotter(t, f, noSpares)
+	ms, err := s.Prepare(t.Context(), "container", "")
+	must(t, err)
+	must(t, mounted(ms, func(dir string) error { return os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o644) }))
+	gone := func() {
+		r, err := s.store.get("container")
+		must(t, err)
+		d := s.devices.(*workerDevices)
+		must(t, unmount(d.mountDir(r.Volume)))
+		_, err = d.worker.Detach(t.Context(), r.Volume, false)
+		must(t, err)
+	}
+	gone()
+	ms, err = s.Mounts(t.Context(), "container")
+	must(t, err)
+	has := func(dir string) error { _, err := os.Stat(filepath.Join(dir, "file")); return err }
+	must(t, mounted(ms, has))
+	gone()
+	must(t, s.Commit(t.Context(), "committed", "container"))
+	ms, err = s.View(t.Context(), "view", "committed")
+	must(t, err)
+	must(t, mounted(ms, has))
+}
+
 // TestChainGone: a chain that an admin has deleted is not found for new
 // containers; those that run go on, and unpacking makes it anew.
 func TestChainGone(t *testing.T) {

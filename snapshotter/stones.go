@@ -12,7 +12,7 @@ import (
 const (
 	// spareAfterPull is how long after a chain was found at the server a spare for
 	// it is made, unless a chain on it is found meanwhile.
-	spareAfterPull = 10 * time.Millisecond
+	spareAfterPull = 30 * time.Millisecond
 	// spareAfterUse leaves a container that starts the processors for a moment.
 	spareAfterUse = 400 * time.Millisecond
 	// spareLife is how long a spare waits.
@@ -142,6 +142,7 @@ func (s *Snapshotter) stock(ctx context.Context) {
 
 // makeSpare makes a volume that is mounted and waits.
 func (s *Snapshotter) makeSpare(ctx context.Context, place string) error {
+	defer s.locks.lock("place " + place)()
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	volume, err := s.working(ctx, place, snapshots.KindView) // a new clone
