@@ -48,7 +48,7 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		r.Place, r.UsageBytes, err = s.publish(ctx, active.Volume, s.chainOf(name, key, active.Labels, labels), private)
 		return err
 	})
-	if err == nil {
+	if err == nil { // the place exists (N2)
 		err = s.store.commit(key, name, r)
 	}
 	if err != nil {

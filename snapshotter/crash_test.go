@@ -33,6 +33,7 @@ type mortal struct {
 	at    int
 	after bool
 	dead  bool
+	die   func() // from then on nothing is written here either
 }
 
 func mortally[Q, A any](m *mortal, ctx context.Context, q *connect.Request[Q], call func(context.Context, *connect.Request[Q]) (*connect.Response[A], error)) (*connect.Response[A], error) {
@@ -49,6 +50,7 @@ func mortally[Q, A any](m *mortal, ctx context.Context, q *connect.Request[Q], c
 	if m.after {
 		_, _ = call(ctx, q)
 	}
+	m.die()
 	return nil, errDead
 }
 
@@ -163,6 +165,12 @@ func (f *testServer) killedAt(t *testing.T, at int, after bool) (died bool) {
 	root := filepath.Join(t.TempDir(), "root")
 	chains := []string{chainID(what + "0"), chainID(what + "1")}
 	m := &mortal{at: at, after: after}
+	opened := make(chan *Snapshotter, 1)
+	m.die = func() {
+		s := <-opened
+		_ = s.store.close()
+		opened <- s
+	}
 	s, err := f.open(root, func(o *Options) {
 		m.AdminServiceClient = o.API
 		o.API, o.Spares = m, 0
@@ -170,6 +178,7 @@ func (f *testServer) killedAt(t *testing.T, at int, after bool) (died bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	opened <- s
 	top, err := image(s, "first", chains)
 	if err == nil {
 		_, err = s.Prepare(t.Context(), "container", top)

@@ -38,7 +38,7 @@ func (s *stones) put(volume, place string, life time.Duration) {
 }
 
 // take returns a stone whose content is place, which is the caller's then, or
-// "". It calls taken before the stone is gone from here.
+// "" (N7). It calls taken before the stone is gone from here.
 func (s *stones) take(place string, taken func(volume string)) (volume string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

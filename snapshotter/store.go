@@ -199,7 +199,7 @@ func (s *store) add(name string, r *record) error {
 }
 
 // commit makes the active snapshot key the committed one name; its working
-// volume becomes garbage.
+// volume becomes garbage (N4).
 func (s *store) commit(key, name string, r *record) error {
 	return s.db.Update(func(tx *bbolt.Tx) error {
 		if err := absent(tx, name); err != nil {
