@@ -139,6 +139,25 @@ func (s *stream) flush(i int) {
 	s.queued += requestBytes
 }
 
+// finish sends a flush on a stream at rest and awaits its reply. It counts for
+// nothing.
+func (s *stream) finish() error {
+	over, count := s.d.over, s.d.count
+	s.d.over = true
+	s.slots[0].sampled = false
+	s.flush(0)
+	if err := s.push(); err != nil {
+		return err
+	}
+	for s.busy > 0 {
+		if err := s.pull(); err != nil {
+			return err
+		}
+	}
+	s.d.over, s.d.count = over, count
+	return nil
+}
+
 func (s *stream) put(i int, offBytes uint64, lengthBytes uint32) {
 	c := &s.slots[i]
 	s.d.seq++

@@ -16,6 +16,9 @@ type load struct {
 	depth                    int // requests in flight on a connection
 	connections              int
 	write, sequential, flush bool
+	// finish: a flush at the end, in the measured time. One before it begins is
+	// not measured.
+	finish bool
 }
 
 // loads are in an order in which none spoils the next: a log-structured store
@@ -36,6 +39,7 @@ func loads() []load {
 	sequential("read", false)
 	random("read", false)
 	sequential("write", true)
+	ls = append(ls, load{name: "1024k sequential write, flushed at the end", bytes: 1 << 20, depth: 4, connections: 1, sequential: true, write: true, finish: true})
 	random("write", true)
 	return append(ls,
 		load{name: "4k write+flush", bytes: 4 << 10, depth: 1, connections: 1, write: true, flush: true},
@@ -68,6 +72,11 @@ func measure(s *server, l load, sizeBytes uint64, each time.Duration) (m sample,
 		}()
 		streams[i] = newStream(d, fd)
 	}
+	if l.finish {
+		if err := streams[0].finish(); err != nil {
+			return m, err
+		}
+	}
 	before, err := s.cpu()
 	if err != nil {
 		return m, err
@@ -75,6 +84,11 @@ func measure(s *server, l load, sizeBytes uint64, each time.Duration) (m sample,
 	began = time.Now()
 	if err := d.run(streams, began.Add(each)); err != nil {
 		return m, err
+	}
+	if l.finish {
+		if err := streams[0].finish(); err != nil {
+			return m, err
+		}
 	}
 	took := time.Since(began)
 	after, err := s.cpu()
