@@ -54,6 +54,8 @@ plant cow/fold.go 'case !upper.isOwn(i):' 'case !upper.isOwn(i) || lower.addr[i]
 plant segment/file.go 's.blank = unfinishedHeader(b[:], l.o.StoreID, s.id)' 's.blank = b == [block.Size]byte{}' ./volume TestCrashMatrixOfRandomRuns
 plant segment/settle.go 'func (l *Log) Settle() error {' 'func (l *Log) Settle() error { return nil }; func (l *Log) settleNot() error {' ./cmd/slackerd TestKillUnderLoad
 plant volume/catalog.go 'x.Commit(true)' 'x.Commit(false)' ./volume TestCrashMatrix
+plant volume/lend.go '!= es[i].Sum' '!= es[i].Sum && false' ./volume TestLendIsVerified
+plant segment/file.go 'kept = spare != "" && !s.lent.Load()' 'kept = spare != ""' ./segment TestLentPagesStay
 plant cow/fold.go 'y.live[lower.addr[i].Segment()]--' '' ./cow TestMerge
 
 echo "$((n - bad)) of $n caught"
