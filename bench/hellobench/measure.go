@@ -133,7 +133,7 @@ func (p *plan) over(ctx context.Context, spec link.Spec, names []string, log *me
 	if err != nil {
 		return err
 	}
-	if err := r.prepare(ctx, images, p.progress); err != nil {
+	if err := prepare(ctx, r.drivers, images, p.progress); err != nil {
 		return err
 	}
 	s := &measure.Session{Bed: r.bed, Drivers: r.drivers, Images: images, Rounds: p.rounds, Push: p.push && first, Log: log, Progress: p.progress}
@@ -177,7 +177,10 @@ func (p *plan) extras(ctx context.Context, r *rig, s *measure.Session) error {
 	if len(s.Images) == 0 {
 		return nil
 	}
-	if err := r.prepare(ctx, s.Images, s.Progress); err != nil {
+	// The paper's question is one of containers; the other drivers would need copies
+	// of all compilers.
+	s.Drivers = slices.DeleteFunc(slices.Clone(s.Drivers), func(d drive.Driver) bool { return d.Name() == "copy" || d.Name() == "qcow2" })
+	if err := prepare(ctx, s.Drivers, s.Images, s.Progress); err != nil {
 		return err
 	}
 	return s.MultiMakes(ctx)

@@ -177,12 +177,12 @@ func (r *rig) lookup(ctx context.Context, name string) (drive.Image, error) {
 	return r.bed.Lookup(ctx, name, i.Run(!isOriginal(r.bed.Cache, name)))
 }
 
-// prepare does the server's side of all images for all drivers.
-func (r *rig) prepare(ctx context.Context, images []drive.Image, progress io.Writer) error {
+// prepare does the server's side of all images for drivers.
+func prepare(ctx context.Context, drivers []drive.Driver, images []drive.Image, progress io.Writer) error {
 	for n, i := range images {
 		_, _ = fmt.Fprintf(progress, "hellobench: [%d/%d] preparing %s\n", n+1, len(images), i.Name)
 		// What our snapshotter has unpacked need not be imported for the others.
-		first := slices.SortedStableFunc(slices.Values(r.drivers), func(a, b drive.Driver) int {
+		first := slices.SortedStableFunc(slices.Values(drivers), func(a, b drive.Driver) int {
 			return cmp.Compare(strings.Index(b.Name(), "-containerd"), strings.Index(a.Name(), "-containerd"))
 		})
 		for _, d := range first {

@@ -15,7 +15,7 @@ import (
 )
 
 // HelloTimeout is how long a task may take.
-const HelloTimeout = 3 * time.Minute
+const HelloTimeout = 90 * time.Second
 
 // probeInterval is how often a server that does not answer is asked again.
 const probeInterval = 2 * time.Millisecond
