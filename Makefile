@@ -54,6 +54,10 @@ fuzz: ## run every fuzzer for FUZZTIME (10s)
 fuzz-wire: ## run the fuzzers of the NBD server over a few thousand inputs each
 	./scripts/fuzz.sh 6000x ./nbdserver
 
+.PHONY: newer-clients
+newer-clients: ## test the NBD server with libnbd and QEMU of Debian 13, which it unpacks (46 MB)
+	./scripts/newer-clients.sh
+
 .PHONY: plant
 plant: ## plant bugs in a copy of the tree and want the tests to catch each
 	./scripts/plant.sh

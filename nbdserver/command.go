@@ -48,11 +48,6 @@ func (c *conn) check(r *request) (Errno, string) {
 	if r.flags&^flags != 0 {
 		return EINVAL, fmt.Sprintf("flags %#x of %s: want no others than %#x", r.flags, rule.name, flags)
 	}
-	if c.headers == extended {
-		if e, text := checkPayload(r); e != OK {
-			return e, text
-		}
-	}
 	if rule.writes && c.info.ReadOnly {
 		return EPERM, rule.name + ": the export is read-only"
 	}
@@ -74,7 +69,9 @@ func (c *conn) check(r *request) (Errno, string) {
 // checkRest holds the rules of single commands.
 func (c *conn) checkRest(r *request) (Errno, string) {
 	switch {
-	case r.cmd == CmdBlockStatus && len(c.contexts) == 0:
+	case r.cmd == CmdBlockStatus && r.contexts == 0 && len(c.contexts) > 0:
+		return EINVAL, "block status: want a payload of a length and some of the metadata contexts that are set, each once"
+	case r.cmd == CmdBlockStatus && r.contexts == 0:
 		return EINVAL, "block status: no metadata context is set for this export"
 	case r.cmd == CmdBlockStatus && r.lengthBytes == 0:
 		return EINVAL, "block status of 0 bytes: want at least 1"
@@ -82,18 +79,6 @@ func (c *conn) checkRest(r *request) (Errno, string) {
 		return EOVERFLOW, fmt.Sprintf("cache of %d bytes: want at most %d", r.lengthBytes, uint64(maxCacheBytes))
 	case r.flags&cmdFlagFastZero != 0 && !c.info.FastZero:
 		return ENOTSUP, "this export has no fast zeroes"
-	}
-	return OK, ""
-}
-
-// checkPayload holds an extended request to carry a payload where it has to.
-// Where it may not, its flags were refused.
-func checkPayload(r *request) (Errno, string) {
-	switch {
-	case r.cmd == CmdWrite && r.flags&cmdFlagPayload == 0:
-		return EINVAL, "write without a payload: extended headers want the flag PAYLOAD_LEN"
-	case r.cmd == CmdBlockStatus && r.flags&cmdFlagPayload != 0 && r.contexts == 0:
-		return EINVAL, "block status: want a payload of a length and some of the metadata contexts that are set, each once"
 	}
 	return OK, ""
 }

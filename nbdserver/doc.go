@@ -54,8 +54,8 @@
 //
 // Chunks (structured replies), once negotiated, answer READ, BLOCK_STATUS and
 // every error; a success without data stays a simple reply. With extended
-// headers all are of 32 bytes, every reply is chunks, and whether data follows a
-// command is said by its flag PAYLOAD_LEN:
+// headers all are of 32 bytes, every reply is chunks, and that data follows a
+// command is said by its flag PAYLOAD_LEN, or by its being a WRITE:
 //
 //	command: 21e41c71 4 | flags 2 | type 2 | cookie 8 | offset 8 | length 8 | payload
 //	chunk:   6e8a278c 4 | flags 2 | type 2 | cookie 8 | offset of the command 8 | length 8 | payload

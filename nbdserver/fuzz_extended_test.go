@@ -19,7 +19,7 @@ func longScript(data []byte) (stream []byte, sent []longCommand) {
 		if c.cmd == cRead {
 			c.length %= 33 << 20
 		}
-		if c.flags&fPayload != 0 {
+		if c.flags&fPayload != 0 || c.cmd == cWrite {
 			if c.length > 1<<40 { // as it is: the server closes
 				return append(stream, extended.bytes(c.ask)...), sent
 			}
@@ -27,7 +27,9 @@ func longScript(data []byte) (stream []byte, sent []longCommand) {
 			c.payload = make([]byte, c.length)
 			copy(c.payload, data)
 		}
-		stream = append(stream, extended.bytes(c.ask)...)
+		header := c.ask
+		header.payload = nil // so that a WRITE may be without PAYLOAD_LEN
+		stream = append(append(stream, extended.bytes(header)...), c.payload...)
 		if c.cmd == cDisc {
 			return stream, sent
 		}

@@ -204,15 +204,16 @@ func (r *request) parse(h headers, b []byte) bool {
 }
 
 // parseLength takes the length of an extended request: of its payload with
-// PAYLOAD_LEN, else of its range. A WRITE's are one.
+// PAYLOAD_LEN, else of its range. A WRITE's are one, and it has a payload also
+// without the flag, which QEMU's client leaves out.
 func (r *request) parseLength(b []byte) bool {
 	n := be.Uint64(b[24:])
 	r.lengthBytes = n
-	if r.flags&cmdFlagPayload != 0 {
+	switch {
+	case r.cmd == CmdWrite:
 		r.payloadBytes = n
-		if r.cmd != CmdWrite {
-			r.lengthBytes = 0
-		}
+	case r.flags&cmdFlagPayload != 0:
+		r.payloadBytes, r.lengthBytes = n, 0
 	}
 	return be.Uint32(b) == magicExtended
 }
