@@ -30,6 +30,8 @@
 //
 // The wire format is the fixed newstyle handshake with NBD_OPT_GO, structured
 // replies where the server has them, the meta context base:allocation, and
-// compact requests (28 bytes, big endian). Constants and headers that go-nbd
+// compact requests (28 bytes, big endian). It does not ask for extended headers:
+// no caller has ranges beyond 4 GiB, and each command and reply would be 4 to 16
+// bytes longer. Constants and headers that go-nbd
 // has come from its protocol package; the others are in proto.go.
 package nbdclient

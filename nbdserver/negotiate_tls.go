@@ -35,7 +35,7 @@ func (c *conn) startTLS(ctx context.Context, o option) error {
 	t := tls.Server(c.raw, c.srv.tls)
 	// The deadline of the negotiation holds for the handshake too.
 	if err := t.HandshakeContext(ctx); err != nil {
-		c.log.Info("nbd TLS handshake", zap.Error(err))
+		c.srv.handshakes.log(c.log, zap.InfoLevel, "nbd TLS handshake", zap.Error(err))
 		return block.Errorf(block.Permission, "TLS handshake: %w", err)
 	}
 	c.nc, c.identity = t, access.Of(t)

@@ -113,13 +113,15 @@ func TestNoDescriptors(t *testing.T) {
 	}
 }
 
-// TestSilentFlood: who only connects costs a bounded number of goroutines, for a
-// bounded time, and then others get in.
+// TestSilentFlood: who only connects costs a bounded number of goroutines and
+// lines of the log, for a bounded time, and then others get in.
 func TestSilentFlood(t *testing.T) {
 	const limit, flood = 8, 40
 	c := &counts{done: map[string]int{}}
+	core, logs := observer.New(zap.InfoLevel)
+	begun := time.Now()
 	r := start(t, newVol(), func(o *nbdserver.Options) {
-		o.Limits.Negotiations, o.Limits.Handshake, o.Metrics = limit, time.Second, c
+		o.Limits.Negotiations, o.Limits.Handshake, o.Metrics, o.Logger = limit, time.Second, c, zap.New(core)
 	})
 	working := enter(t, r, false)
 	before := runtime.NumGoroutine()
@@ -131,6 +133,9 @@ func TestSilentFlood(t *testing.T) {
 		defer func() { _ = nc.Close() }()
 	}
 	until(t, "the flood to be refused", func() bool { return c.refused.Load() == flood-limit })
+	if n, most := logs.FilterMessage("refuse an nbd connection").Len(), 1+int(time.Since(begun)/time.Second); n < 1 || n > most {
+		t.Errorf("%d refusals were logged, want 1 to %d", n, most)
+	}
 	if n := runtime.NumGoroutine() - before; n > limit+2 {
 		t.Errorf("%d silent clients cost %d goroutines, want at most %d", flood, n, limit)
 	}

@@ -26,6 +26,8 @@ type Server struct {
 	memory  *semaphore.Weighted // TotalBytes
 	lists   *semaphore.Weighted // listsAtOnce
 	start   time.Time
+	// What strangers can cause.
+	refusals, handshakes rarely
 
 	ctx    context.Context // of the devices' calls; canceled by Close
 	cancel context.CancelFunc
@@ -164,7 +166,7 @@ func (s *Server) take(nc net.Conn, from *Handed) {
 		if s.metrics != nil {
 			s.metrics.ConnectionRefused()
 		}
-		s.log.Warn("refuse an nbd connection", zap.String("reason", reason), zap.Stringer("remote", nc.RemoteAddr()))
+		s.refusals.log(s.log, zap.WarnLevel, "refuse an nbd connection", zap.String("reason", reason), zap.Stringer("remote", nc.RemoteAddr()))
 		_ = nc.Close() // nothing was said on it
 		return
 	}

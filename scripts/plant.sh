@@ -57,6 +57,21 @@ plant volume/catalog.go 'x.Commit(true)' 'x.Commit(false)' ./volume TestCrashMat
 plant volume/lend.go '!= es[i].Sum' '!= es[i].Sum && false' ./volume TestLendIsVerified
 plant segment/file.go 'kept = spare != "" && !s.lent.Load()' 'kept = spare != ""' ./segment TestLentPagesStay
 plant cow/fold.go 'y.live[lower.addr[i].Segment()]--' '' ./cow TestMerge
+plant nbdserver/wire.go '		b = be.AppendUint64(b, r.offBytes)
+		return be.AppendUint64(b, uint64(lengthBytes))' '		b = be.AppendUint64(b, 0)
+		return be.AppendUint64(b, uint64(lengthBytes))' ./nbdserver TestExtendedReplies
+plant nbdserver/transmit.go 'c.dropPayload(r.payloadBytes)' 'error(nil)' ./nbdserver TestPayloads
+plant nbdserver/input.go 'limit = block.MaxRequestBytes // the' 'limit = 1 << 62 // the' ./nbdserver TestPayloads
+plant nbdserver/command.go 'r.lengthBytes > c.info.SizeBytes-r.offBytes' 'r.offBytes+r.lengthBytes > c.info.SizeBytes' ./nbdserver TestLongLengths
+plant nbdserver/status.go '|| want&(1<<(id-1)) != 0' '' ./nbdserver TestStatusOfContexts
+plant nbdserver/status.go 'min(r.lengthBytes, maxStatusBytes)' 'r.lengthBytes' ./nbdserver TestStatusIsBounded
+plant nbdserver/negotiate_export.go ' && c.metaFor == name {' ' {' ./nbdserver TestStatusPayloadFlag
+plant nbdserver/negotiate_tls.go 'c.headers, c.metaFor, c.contexts = compact, "", nil' 'c.headers = compact' ./nbdserver TestStartTLSForgets
+plant nbdserver/negotiate_meta.go 'c.contexts = nil // they' '_ = 0 // they' ./nbdserver TestMetaContextScope
+plant nbdserver/server.go 'pause = min(2*pause, longestAcceptPause)' 'pause = 0' ./nbdserver TestNoDescriptors
+plant nbdserver/memory.go 'if err := m.total.Acquire(ctx, b.room()); err != nil {' 'if err := error(nil); err != nil {' ./nbdserver TestTotalBytes
+plant volume/changed.go 'differs := a != b &&' 'differs := a.Sum != b.Sum &&' ./volume TestChanged
+plant cmd/slackerd/contexts.go 'b.policy.Check(conn.Identity, access.Read, name); err != nil' 'error(nil); err != nil' ./cmd/slackerd TestDirtyContext
 
 echo "$((n - bad)) of $n caught"
 [ "$bad" = 0 ] && [ "$n" -gt 0 ]

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -45,7 +46,8 @@ type secureServer struct {
 	dir, bin string
 	nbd, api string // addresses; the same ones after a restart
 	cmd      *exec.Cmd
-	done     chan struct{} // closed when it has ended
+	done     chan struct{}   // closed when it has ended
+	said     strings.Builder // by the clients
 }
 
 func newSecureServer(t *testing.T) *secureServer {
@@ -151,7 +153,39 @@ func (s *secureServer) client(name string, args ...string) (out string, status i
 	if err != nil && !errors.As(err, &ended) {
 		s.t.Fatal(err)
 	}
+	s.said.Write(b)
 	return strings.TrimSpace(string(b)), cmd.ProcessState.ExitCode()
+}
+
+// noKeys: nothing of a key is in what the clients said, or in the files that
+// they keep, logs among them.
+func (s *secureServer) noKeys() {
+	s.t.Helper()
+	texts := map[string]string{"the output": s.said.String()}
+	err := filepath.WalkDir(filepath.Join(s.dir, "state"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		texts[path] = string(b)
+		return err
+	})
+	if err != nil || len(texts) < 2 {
+		s.t.Fatalf("read what clients keep: %d files, %v", len(texts)-1, err)
+	}
+	for _, name := range []string{"admin", "worker", "stranger"} {
+		key, err := os.ReadFile(s.files(name).Key)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for line := range strings.Lines(string(key)) {
+			for where, text := range texts {
+				if strings.Contains(text, strings.TrimSpace(line)) {
+					s.t.Errorf("%s holds a line of the key of %s", where, name)
+				}
+			}
+		}
+	}
 }
 
 // must is client for what has to work for the worker.
@@ -206,7 +240,10 @@ func TestAttachOverTLS(t *testing.T) {
 	if out, status := s.client("", attach...); status == 0 {
 		t.Fatalf("attach in plaintext: %s", out)
 	}
-	device := s.must(attach...)
+	device := s.must(append(attach, "-v")...)
+	if i := strings.LastIndexByte(device, '\n'); i >= 0 {
+		device = device[i+1:] // behind the log
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, status := s.client("worker", "detach", "v", "--force")
@@ -235,6 +272,7 @@ func TestAttachOverTLS(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatalf("a write across a restart hangs for %v", patience)
 	}
+	s.noKeys()
 	s.must("detach", device)
 	if _, err := os.Stat(mnt); !os.IsNotExist(err) {
 		t.Errorf("the mount directory that attach made is still there: %v", err)
