@@ -121,7 +121,7 @@ func TestSilentFlood(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	begun := time.Now()
 	r := start(t, newVol(), func(o *nbdserver.Options) {
-		o.Limits.Negotiations, o.Limits.Handshake, o.Metrics, o.Logger = limit, time.Second, c, zap.New(core)
+		o.Limits.Negotiations, o.Limits.Handshake, o.Metrics, o.Logger = limit, 2*time.Second, c, zap.New(core)
 	})
 	working := enter(t, r, false)
 	before := runtime.NumGoroutine()
@@ -227,11 +227,13 @@ func TestTotalBytes(t *testing.T) {
 			for range tc.peers {
 				p := enter(t, r, false)
 				wg.Go(func() {
+					var all []byte // sent at once, so that they are under way together
 					for i := range uint64(10) {
-						if _, err := p.nc.Write(commandBytes(0, cRead, i, 0, 1<<20, nil)); err != nil {
-							t.Error(err)
-							return
-						}
+						all = append(all, commandBytes(0, cRead, i, 0, 1<<20, nil)...)
+					}
+					if _, err := p.nc.Write(all); err != nil {
+						t.Error(err)
+						return
 					}
 					for range 10 {
 						p.simple()
