@@ -154,16 +154,22 @@ func TestForcedTLS(t *testing.T) {
 func TestStartTLSForgets(t *testing.T) {
 	_, config, files := pki(t)
 	addr := startTLS(t, newVol(), nbdserver.TLSSelective, config)
-	for _, headers := range []uint32{oStructured, oExtended} {
+	// upgraded negotiates in plaintext what must not count, and upgrades.
+	upgraded := func(headers uint32) *peer {
 		p := helloTCP(t, addr)
 		p.option(headers, nil)
 		p.wantReply(headers, rAck)
 		p.option(oSetMeta, metaData("vol", "base:allocation"))
 		p.wantReply(oSetMeta, rMeta)
 		p.wantReply(oSetMeta, rAck)
-		p = p.upgrade(files)
+		return p.upgrade(files)
+	}
+	for _, headers := range []uint32{oStructured, oExtended} {
+		p := upgraded(headers)
 		p.option(oSetMeta, metaData("vol", "base:allocation"))
 		p.wantReply(oSetMeta, rInvalid)
+
+		p = upgraded(headers)
 		p.option(oStructured, nil)
 		p.wantReply(oStructured, rAck)
 		p.option(oGo, infoData("vol"))
