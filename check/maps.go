@@ -64,7 +64,8 @@ func (w *walk) layerLinks(c *cow.Catalog) {
 			w.report(Catalog, object, w.forest.below(l.ID), "its id, or that of its map %d, is not below the next id, %d", l.Map, c.NextID)
 		}
 	}
-	for from, to := range c.Merged {
+	for from, f := range c.Merged {
+		to := f.Into
 		_, is := w.forest.layers[to]
 		if _, on := c.Merged[to]; !is && !on || to <= from {
 			w.report(Catalog, fmt.Sprintf("merged layer %d", from), nil, "it was merged into layer %d, which does not exist or is not newer", to)

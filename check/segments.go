@@ -206,10 +206,10 @@ func (w *walk) heir(id block.LayerID) block.LayerID {
 			return id
 		}
 		next, ok := w.audit.Catalog().Merged[id]
-		if !ok || next <= id {
+		if !ok || next.Into <= id {
 			return id
 		}
-		id = next
+		id = next.Into
 	}
 }
 

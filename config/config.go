@@ -57,6 +57,7 @@ type Server struct {
 type Store struct {
 	SegmentSize    int64
 	SpareSegments  int64
+	ReserveSize    int64
 	MapCacheSize   int64
 	PageCacheSize  int64
 	CommitInterval time.Duration

@@ -49,6 +49,7 @@ type DB struct {
 	format  uint32
 	faults  *faultLogger
 	gets    atomic.Uint64 // lookups of pages so far
+	replay  atomic.Uint64 // segment of the committed replay point, or an older one
 }
 
 // snapshot returns a DB that reads what the store holds now, whatever is written
@@ -237,14 +238,13 @@ func (d *DB) scan(ctx context.Context, prefix []byte, fn func(k, v []byte) error
 
 // LoadCatalog reads everything but the pages.
 func (d *DB) LoadCatalog(ctx context.Context) (*Catalog, error) {
-	c := &Catalog{NextID: 1, Live: map[block.SegmentID]int64{}, Counts: map[MapID]int64{}, Merged: map[block.LayerID]block.LayerID{}}
+	c := &Catalog{NextID: 1, Live: map[block.SegmentID]int64{}, Counts: map[MapID]int64{}}
 	err := errors.Join(
 		scanRecords(ctx, d, keyVolume, &c.Volumes),
 		scanRecords(ctx, d, keySnapshot, &c.Snapshots),
 		scanRecords(ctx, d, keyLayer, &c.Layers),
 		scanRecords(ctx, d, keyAttachment, &c.Attachments),
 		d.scanCounts(ctx, keySegment, func(id uint64, n int64) { c.Live[block.SegmentID(id)] = n }),
-		d.scanCounts(ctx, keyMerged, func(id uint64, n int64) { c.Merged[block.LayerID(id)] = block.LayerID(n) }),
 		d.scanCounts(ctx, keyMapCount, func(id uint64, n int64) { c.Counts[MapID(id)] = n }),
 	)
 	if err != nil {
@@ -257,15 +257,23 @@ func (d *DB) LoadCatalog(ctx context.Context) (*Catalog, error) {
 	} else if v != nil {
 		return nil, block.Errorf(block.Corrupt, "the next-id record has %d bytes, want 8", len(v))
 	}
+	if err := d.loadReplay(c); err != nil {
+		return nil, err
+	}
+	return c, d.loadForwards(ctx, c)
+}
+
+func (d *DB) loadReplay(c *Catalog) error {
 	v, err := d.get([]byte{keyReplay})
 	if err != nil || v == nil {
-		return c, err
+		return err
 	}
 	if len(v) != 20 {
-		return nil, block.Errorf(block.Corrupt, "the replay record has %d bytes, want 20", len(v))
+		return block.Errorf(block.Corrupt, "the replay record has %d bytes, want 20", len(v))
 	}
 	c.Replay = ReplayPoint{block.SegmentID(binary.LittleEndian.Uint64(v)), binary.LittleEndian.Uint32(v[8:]), binary.LittleEndian.Uint64(v[12:])}
-	return c, nil
+	d.replay.Store(uint64(c.Replay.Segment))
+	return nil
 }
 
 func scanRecords[T any](ctx context.Context, d *DB, prefix byte, out *[]T) error {

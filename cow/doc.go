@@ -25,6 +25,8 @@
 //	M6  A page with changes that are not committed is not evicted.
 //	M7  A span (below) names, for each of its layers, every page that the
 //	    layer's map holds.
+//	M8  The forward of a merged layer stays for as long as one of the segments is
+//	    there between which all records lie that name the layer.
 //
 // # Depth
 //
@@ -63,7 +65,9 @@
 //	'P' map:u64 page:u32       page, merged (below)
 //	'G' segment:u64            live blocks (i64), merged by addition
 //	'C' map:u64                data blocks (i64), merged by addition
-//	'M' layer:u64              u64 layer that holds what this merged one held
+//	'M' layer:u64              Forward: u64 layer that holds what this merged one held,
+//	                           u64 first and u64 last segment whose records may name it
+//	                           (or the first number only: written before these were kept)
 //
 // # Pages
 //

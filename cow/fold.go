@@ -2,7 +2,6 @@ package cow
 
 import (
 	"context"
-	"encoding/binary"
 	"math"
 	"sort"
 
@@ -15,8 +14,21 @@ import (
 // one atomic commit after which every layer reads as before, so it may stop or
 // crash anywhere and be taken up again. One goroutine at a time does it.
 
-// Flush commits every change made so far. Given by the owner of the log.
-type Flush func(context.Context) error
+// Steps are what the upkeep calls on its way.
+type Steps struct {
+	// Flush commits every change made so far.
+	Flush func(context.Context) error
+	// Pace, when set, is called between two steps, with nothing locked. It may
+	// wait, so that clients come first.
+	Pace func(context.Context) error
+}
+
+func (s Steps) pace(ctx context.Context) error {
+	if s.Pace != nil {
+		return s.Pace(ctx)
+	}
+	return ctx.Err()
+}
 
 // removeBatch is how many pages one commit of Remove drops.
 const removeBatch = 512
@@ -85,8 +97,8 @@ func (t *Tree) commitTally(x *Tx, y tally, sync bool) error {
 
 // Remove deletes a doomed layer and returns how many blocks it held. All its
 // changes are committed and nobody uses it.
-func (t *Tree) Remove(ctx context.Context, l *Layer, flush Flush) (freed uint64, err error) {
-	if err := flush(ctx); err != nil {
+func (t *Tree) Remove(ctx context.Context, l *Layer, steps Steps) (freed uint64, err error) {
+	if err := steps.Flush(ctx); err != nil {
 		return 0, err
 	}
 	m := t.mapOf(l)
@@ -99,13 +111,16 @@ func (t *Tree) Remove(ctx context.Context, l *Layer, flush Flush) (freed uint64,
 		if !more {
 			break
 		}
+		if err := steps.pace(ctx); err != nil {
+			return freed, err
+		}
 	}
 	x := t.db.Begin()
 	x.DeleteLayer(l.ID)
 	x.ForgetMapCount(m)
 	gone := t.forwardsTo(l.ID)
 	for _, id := range gone {
-		x.deleteMerged(id)
+		x.deleteForward(id)
 	}
 	if err := x.Commit(true); err != nil {
 		return freed, err
@@ -170,27 +185,9 @@ func (t *Tree) mapOf(l *Layer) MapID {
 	return l.mapID
 }
 
-// forwardsTo lists the layers whose merges lead to the layer.
-func (t *Tree) forwardsTo(id block.LayerID) []block.LayerID {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.into[id]
-}
-
-// forward notes under mu that from was merged into the layer to.
-func (t *Tree) forward(from, to block.LayerID) {
-	t.merged[from] = to
-	less, more := t.into[from], t.into[to]
-	if len(less) > len(more) {
-		less, more = more, less
-	}
-	delete(t.into, from)
-	t.into[to] = append(append(more, less...), from)
-}
-
 // Merge merges the unnamed layer w with its only child, which keeps its number
 // and sees what it saw. The smaller of the two maps moves into the other.
-func (t *Tree) Merge(ctx context.Context, w *Layer, flush Flush) error {
+func (t *Tree) Merge(ctx context.Context, w *Layer, steps Steps) error {
 	t.mu.RLock()
 	if w.names != 0 || len(w.kids) != 1 {
 		t.mu.RUnlock()
@@ -202,7 +199,7 @@ func (t *Tree) Merge(ctx context.Context, w *Layer, flush Flush) error {
 	t.mu.RUnlock()
 	t.unspan(u, w)
 	defer t.settle(u, w)
-	f := &fold{t: t, w: w, u: u, down: t.DataBlocks(u) <= t.DataBlocks(w), flush: flush}
+	f := &fold{t: t, w: w, u: u, down: t.DataBlocks(u) <= t.DataBlocks(w), steps: steps}
 	source := w
 	if f.down {
 		source = u
@@ -212,7 +209,7 @@ func (t *Tree) Merge(ctx context.Context, w *Layer, flush Flush) error {
 		return err
 	}
 	for _, n := range pages {
-		if err := ctx.Err(); err != nil {
+		if err := steps.pace(ctx); err != nil {
 			return err
 		}
 		if err := f.page(ctx, n); err != nil {
@@ -256,7 +253,7 @@ type fold struct {
 	t     *Tree
 	w, u  *Layer
 	down  bool // u's entries move into w's map, which u then takes over
-	flush Flush
+	steps Steps
 }
 
 // page moves one page, keeping out changes to it.
@@ -264,10 +261,23 @@ func (f *fold) page(ctx context.Context, n uint32) error {
 	first := block.Index(n) * PageBlocks
 	defer f.u.Lock(first, PageBlocks).Unlock()
 	defer f.w.Lock(first, PageBlocks).Unlock()
-	if err := f.flush(ctx); err != nil {
-		return err
+	if f.t.uncommitted(f.u, n) || f.t.uncommitted(f.w, n) {
+		if err := f.steps.Flush(ctx); err != nil {
+			return err
+		}
 	}
 	return f.move(n)
+}
+
+// uncommitted says whether a page may have changes that are not committed. Its
+// range is locked, so none comes; one that is not cached has none (M6).
+func (t *Tree) uncommitted(l *Layer, pageNo uint32) bool {
+	n := t.cache.peek(nodeKey{l.ID, pageNo})
+	if n == nil {
+		return false
+	}
+	defer t.cache.put(n)
+	return n.newest.Load() > t.committed.Load()
 }
 
 // move moves one page. Both layers' range locks are held and changes committed.
@@ -321,7 +331,7 @@ func (f *fold) finish(ctx context.Context) error {
 	t := f.t
 	defer f.u.LockAll().Unlock()
 	defer f.w.LockAll().Unlock()
-	if err := f.flush(ctx); err != nil {
+	if err := f.steps.Flush(ctx); err != nil {
 		return err
 	}
 	source := f.w
@@ -359,7 +369,7 @@ func (f *fold) unlink() (emptied MapID, err error) {
 	if f.down {
 		m, emptied = emptied, m
 	}
-	r := &LayerRecord{ID: u.ID, Map: m}
+	r := &LayerRecord{ID: u.ID, Map: m, Born: u.born}
 	if w.parent != nil {
 		r.Parent = w.parent.ID
 	}
@@ -367,7 +377,9 @@ func (f *fold) unlink() (emptied MapID, err error) {
 	x.PutLayer(r)
 	x.DeleteLayer(w.ID)
 	x.ForgetMapCount(emptied)
-	x.putMerged(w.ID, u.ID)
+	// All records that name w are before the replay point: finish has flushed.
+	fw := Forward{Into: u.ID, First: w.born, Last: block.SegmentID(t.db.replay.Load())}
+	x.putForward(w.ID, fw)
 	if err := x.Commit(true); err != nil {
 		return 0, err
 	}
@@ -378,73 +390,6 @@ func (f *fold) unlink() (emptied MapID, err error) {
 	}
 	delete(t.layers, w.ID)
 	delete(t.unnamed, w)
-	t.forward(w.ID, u.ID)
+	t.forward(w.ID, fw)
 	return emptied, nil
-}
-
-func (t *Tx) putMerged(from, to block.LayerID) {
-	t.note(t.b.Set(idKey(keyMerged, uint64(from)), binary.LittleEndian.AppendUint64(nil, uint64(to)), nil))
-}
-
-func (t *Tx) deleteMerged(from block.LayerID) {
-	t.note(t.b.Delete(idKey(keyMerged, uint64(from)), nil))
-}
-
-// Sweep drops from an unnamed layer with several children the data that no
-// named layer sees, and returns how many blocks that were.
-func (t *Tree) Sweep(ctx context.Context, l *Layer, flush Flush) (freed uint64, err error) {
-	if err := flush(ctx); err != nil {
-		return 0, err
-	}
-	pages, err := t.ownPages(ctx, t.mapOf(l))
-	if err != nil {
-		return 0, err
-	}
-	for _, n := range pages {
-		if err := ctx.Err(); err != nil {
-			return freed, err
-		}
-		k, err := t.sweepPage(l, n)
-		freed += k
-		if err != nil {
-			return freed, err
-		}
-	}
-	return freed, nil
-}
-
-func (t *Tree) sweepPage(l *Layer, n uint32) (freed uint64, err error) {
-	defer l.Lock(block.Index(n)*PageBlocks, PageBlocks).Unlock()
-	node := t.cache.get(nodeKey{l.ID, n})
-	defer t.cache.put(node)
-	node.mu.Lock()
-	defer node.mu.Unlock()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	v := t.newView(n)
-	own, err := v.own(l)
-	if err != nil {
-		return 0, err
-	}
-	seen, err := v.seenBelow(l, own.data, func(k *Layer) bool { return k.names > 0 })
-	if err != nil {
-		return 0, err
-	}
-	dead := own.data.minus(seen)
-	if dead.empty() {
-		return 0, nil
-	}
-	x, y := t.db.Begin(), newTally()
-	left := own.page
-	for i := range left.addr {
-		if dead.has(i) {
-			y.live[left.addr[i].Segment()]--
-			y.data[l.mapID]--
-			left.addr[i], left.sum[i] = 0, 0
-			freed++
-		}
-	}
-	x.setPage(l.mapID, n, &left)
-	node.unload()
-	return freed, t.commitTally(x, y, false)
 }

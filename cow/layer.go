@@ -12,7 +12,8 @@ import (
 type Layer struct {
 	ID     block.LayerID
 	ranges rangeLock
-	newest atomic.Uint64 // the LSN of the newest change made here
+	newest atomic.Uint64   // the LSN of the newest change made here
+	born   block.SegmentID // nothing was written for it in older segments
 
 	// Under Tree.mu.
 	parent *Layer
@@ -59,7 +60,7 @@ type Tree struct {
 	// merged says which layer holds what an older layer held that was merged
 	// into it: the log's records keep the number of the layer they were written
 	// for.
-	merged map[block.LayerID]block.LayerID
+	merged map[block.LayerID]Forward
 	// into is the other way round: by layer, all that were merged into it.
 	into map[block.LayerID][]block.LayerID
 	book spanBook
@@ -90,7 +91,7 @@ func NewTree(db *DB, c *Catalog, cacheBytes int64) (*Tree, error) {
 			return nil, block.Errorf(block.Corrupt, "catalog: layers %d and %d share map %d", other, r.ID, r.Map)
 		}
 		maps[r.Map] = r.ID
-		l := &Layer{ID: r.ID, mapID: r.Map}
+		l := &Layer{ID: r.ID, mapID: r.Map, born: r.Born}
 		t.layers[r.ID] = l
 		t.unnamed[l] = struct{}{}
 	}
@@ -122,7 +123,9 @@ func (t *Tree) Layer(id block.LayerID) *Layer {
 	if hops > 1 && l != nil { // a long history of merges is walked once
 		t.mu.Lock()
 		if l, hops = t.resolve(id); hops > 1 && l != nil {
-			t.merged[id] = l.ID
+			f := t.merged[id]
+			f.Into = l.ID
+			t.merged[id] = f
 		}
 		t.mu.Unlock()
 	}
@@ -139,7 +142,7 @@ func (t *Tree) resolve(id block.LayerID) (l *Layer, hops int) {
 		if !ok {
 			return nil, hops
 		}
-		id = next
+		id = next.Into
 		hops++
 	}
 }
@@ -147,7 +150,7 @@ func (t *Tree) resolve(id block.LayerID) (l *Layer, hops int) {
 // Add makes a layer, named once, on parent (nil for none) with a map of the
 // same number. The caller commits its record (Record).
 func (t *Tree) Add(id block.LayerID, parent *Layer) *Layer {
-	l := &Layer{ID: id, mapID: MapID(id), parent: parent, names: 1}
+	l := &Layer{ID: id, mapID: MapID(id), parent: parent, names: 1, born: block.SegmentID(t.db.replay.Load())}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.layers[id] = l
@@ -186,7 +189,7 @@ func (t *Tree) Record(l *Layer) *LayerRecord {
 }
 
 func (l *Layer) record() *LayerRecord {
-	r := &LayerRecord{ID: l.ID, Map: l.mapID}
+	r := &LayerRecord{ID: l.ID, Map: l.mapID, Born: l.born}
 	if l.parent != nil {
 		r.Parent = l.parent.ID
 	}

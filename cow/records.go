@@ -36,6 +36,8 @@ type LayerRecord struct {
 	ID     block.LayerID `json:"id"`
 	Parent block.LayerID `json:"parent,omitempty"`
 	Map    MapID         `json:"map"`
+	// Born is a segment before which nothing was written for the layer, or 0.
+	Born block.SegmentID `json:"born,omitempty"`
 }
 
 // AttachmentRecord is an attachment as it is stored.
@@ -65,7 +67,7 @@ type Catalog struct {
 	Attachments []AttachmentRecord
 	Replay      ReplayPoint
 	NextID      uint64
-	Merged      map[block.LayerID]block.LayerID // layers that are gone, and what holds their entries
-	Live        map[block.SegmentID]int64       // live blocks by segment
-	Counts      map[MapID]int64                 // data blocks by map
+	Merged      map[block.LayerID]Forward // layers that are gone, and what holds their entries
+	Live        map[block.SegmentID]int64 // live blocks by segment
+	Counts      map[MapID]int64           // data blocks by map
 }

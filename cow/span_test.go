@@ -48,13 +48,13 @@ func (f *forest) tidy() {
 		var err error
 		switch {
 		case len(doomed) > 0:
-			_, err = f.tree.Remove(ctx, doomed[0], noFlush)
+			_, err = f.tree.Remove(ctx, doomed[0], noSteps)
 			f.forget(doomed[0])
 		case len(redundant) > 0:
-			err = f.tree.Merge(ctx, redundant[f.r.IntN(len(redundant))], noFlush)
+			err = f.tree.Merge(ctx, redundant[f.r.IntN(len(redundant))], noSteps)
 		default:
 			for _, l := range forks {
-				if _, err := f.tree.Sweep(ctx, l, noFlush); err != nil {
+				if _, err := f.tree.Sweep(ctx, l, noSteps); err != nil {
 					f.t.Fatal(err)
 				}
 			}

@@ -124,7 +124,7 @@ func (x *testTree) compare(what string, chain []*Layer) {
 	}
 }
 
-func noFlush(context.Context) error { return nil }
+var noSteps = Steps{Flush: func(context.Context) error { return nil }}
 
 // counts wants the counters to be what counting gives (M3).
 func (x *testTree) counts() {
@@ -171,7 +171,7 @@ func TestMerge(t *testing.T) {
 				x.random(r, left, 3)
 				x.compare("before", []*Layer{left, u, w, base})
 				x.tree.Name(w, -1)
-				if err := x.tree.Merge(context.Background(), w, noFlush); err != nil {
+				if err := x.tree.Merge(context.Background(), w, noSteps); err != nil {
 					t.Fatal(err)
 				}
 				for _, head := range []*Layer{left, right, u} {
@@ -200,14 +200,14 @@ func TestSweep(t *testing.T) {
 	x.write(left, 0, 60, false)
 	x.write(right, 40, 60, true)
 	x.tree.Name(base, -1)
-	freed, err := x.tree.Sweep(context.Background(), base, noFlush)
+	freed, err := x.tree.Sweep(context.Background(), base, noSteps)
 	if err != nil || freed != 20 {
 		t.Errorf("freed %d blocks, want the 20 that both hide: %v", freed, err)
 	}
 	x.compare("left", []*Layer{left, base})
 	x.compare("right", []*Layer{right, base})
 	x.counts()
-	if freed, err := x.tree.Sweep(context.Background(), base, noFlush); err != nil || freed != 0 {
+	if freed, err := x.tree.Sweep(context.Background(), base, noSteps); err != nil || freed != 0 {
 		t.Errorf("a second time: freed %d, %v", freed, err)
 	}
 }

@@ -11,9 +11,10 @@ import (
 // Tx gathers changes and commits them as one. It is not for concurrent use.
 // Errors of building it show at Commit.
 type Tx struct {
-	d   *DB
-	b   *pebble.Batch
-	err error
+	d      *DB
+	b      *pebble.Batch
+	replay block.SegmentID // of the replay point, if it is set
+	err    error
 }
 
 // Begin starts a transaction. It ends with Commit or Discard.
@@ -65,6 +66,7 @@ func (t *Tx) SetNextID(id uint64) {
 // SetReplay records where replay starts. The batch must hold every change up
 // to that point that no earlier batch holds (invariant M2).
 func (t *Tx) SetReplay(p ReplayPoint) {
+	t.replay = p.Segment
 	v := binary.LittleEndian.AppendUint64(nil, uint64(p.Segment))
 	v = binary.LittleEndian.AppendUint32(v, p.Block)
 	v = binary.LittleEndian.AppendUint64(v, p.NextLSN)
@@ -117,6 +119,9 @@ func (t *Tx) Commit(sync bool) error {
 	}
 	if err := t.b.Commit(opt); err != nil {
 		return block.Errorf(block.IO, "extent map: commit: %w", err)
+	}
+	if t.replay != 0 {
+		t.d.replay.Store(uint64(t.replay))
 	}
 	return t.b.Close()
 }

@@ -24,22 +24,22 @@ func (r *run) segments(ctx context.Context) error {
 	if err := r.drop(ctx); err != nil {
 		return err
 	}
-	var poor []segment.Info
+	return r.empty(ctx, r.o.CleanBelow, func() bool { return false })
+}
+
+// poor lists the sealed segments with a share of life below that, the one with
+// the least first.
+func (r *run) poor(below float64) (poor []segment.Info) {
+	live := map[block.SegmentID]int64{}
 	for _, g := range r.s.Log().Segments() {
-		if !g.Active && float64(r.s.Tree().Live(g.ID)) < r.o.CleanBelow*float64(g.Bytes/block.Size) {
+		if live[g.ID] = r.s.Tree().Live(g.ID); !g.Active && float64(live[g.ID]) < below*float64(g.Bytes/block.Size) {
 			poor = append(poor, g)
 		}
 	}
-	slices.SortFunc(poor, func(a, b segment.Info) int { return cmp.Compare(r.s.Tree().Live(a.ID), r.s.Tree().Live(b.ID)) })
-	for i, g := range poor {
-		r.progress("segments", uint64(i), uint64(len(poor)), "segments")
-		err := r.clean(ctx, g.ID)
-		err = errors.Join(err, r.drop(ctx))
-		if err := r.fault(ctx, fmt.Sprintf("segment %d", g.ID), err); err != nil {
-			return err
-		}
-	}
-	return nil
+	slices.SortFunc(poor, func(a, b segment.Info) int {
+		return cmp.Or(cmp.Compare(live[a.ID], live[b.ID]), cmp.Compare(a.ID, b.ID))
+	})
+	return poor
 }
 
 // faults gathers what a step passes over.
@@ -101,6 +101,9 @@ func (r *run) move(ctx context.Context, l *cow.Layer, first block.Index, count u
 			bad.add(err)
 		}
 		first, count, addr = first+block.Index(n), count-n, addr+block.Addr(n)
+		if err := r.pacer.pace(ctx); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
 }
@@ -134,14 +137,13 @@ func (r *run) search(ctx context.Context, id block.SegmentID, bad *faults) error
 	return nil
 }
 
-// drop deletes the segments that nothing needs, at once and not with the next
-// collection: a stream of overwrites can then use their files again.
+// drop deletes the segments that nothing needs, if there seem to be some.
 func (c *Collector) drop(ctx context.Context) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.end()
 	for _, g := range c.s.Log().Segments() {
 		if !g.Active && c.s.Tree().Live(g.ID) == 0 {
-			return (&run{Collector: c}).drop(ctx)
+			return c.begin(nil).drop(ctx)
 		}
 	}
 	return nil
@@ -174,6 +176,7 @@ func (r *run) drop(ctx context.Context) error {
 		if err := r.s.Log().Delete(g.ID); err != nil {
 			return err
 		}
+		r.news.tell()
 	}
 	return nil
 }

@@ -14,6 +14,11 @@
 //	    the log need not be replayed from it.
 //	G2  Moving a block changes its one entry in the map, if it still names the
 //	    place that is emptied; readers follow (volume.Store.Relocate).
+//	G3  A step that fails is reported and keeps no other from being done. Only a
+//	    disk without room for a segment, or the end of ctx, stops a collection.
+//	G4  While clients work, the collector takes a fifth of the time at most, in
+//	    small steps; less of that the less room there is (pacer). Writers that
+//	    wait for room come before everything else.
 package gc
 
 import (
@@ -21,6 +26,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/slackerd/slacker/block"
@@ -55,6 +61,9 @@ type Options struct {
 	CleanBelow float64
 	// Interval is how often Run looks without being told to.
 	Interval time.Duration
+	// Foreground, when set, counts what clients have asked for so far: while it
+	// grows the collector leaves them most of the time (G4).
+	Foreground func() uint64
 }
 
 // Collector collects garbage. One collection runs at a time.
@@ -65,6 +74,9 @@ type Collector struct {
 	wake chan struct{}
 	// sealed: a segment has filled up, so others may have died.
 	sealed chan struct{}
+	// urgent is how many writers wait for room.
+	urgent atomic.Int32
+	news   news
 }
 
 // New returns a collector.
@@ -108,7 +120,7 @@ func (c *Collector) Run(ctx context.Context) {
 		case <-c.wake:
 		case <-tick.C:
 		case <-c.sealed:
-			if err := c.drop(ctx); err != nil && ctx.Err() == nil {
+			if err := c.afterSeal(ctx); err != nil && ctx.Err() == nil {
 				c.o.Logger.Error("deletion of dead segments stopped", zap.Error(err))
 			}
 			continue
@@ -134,16 +146,16 @@ type Progress func(step string, done, total uint64, unit string)
 // estimates: what the segments hold beyond live data.
 func (c *Collector) Collect(ctx context.Context, dryRun bool, progress func(step string, done, total uint64, unit string)) (freedBytes uint64, faults []string, err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.end()
 	if progress == nil {
 		progress = func(string, uint64, uint64, string) {}
 	}
 	if dryRun {
 		return c.estimate(), nil, nil
 	}
-	r := &run{Collector: c, progress: progress}
+	r := c.begin(progress)
 	before := c.s.Log().DiskBytes()
-	for _, step := range []func(context.Context) error{r.layers, r.forks, r.segments} {
+	for _, step := range []func(context.Context) error{r.layers, r.forks, r.segments, r.forwards} {
 		if err := step(ctx); err != nil {
 			return r.freed(before), r.faults, err
 		}
@@ -167,13 +179,30 @@ type run struct {
 	*Collector
 	progress Progress
 	faults   []string
+	pacer    pacer
+	// relieving: the run is emptying segments for a writer, in between.
+	relieving bool
 }
+
+// begin starts a run; c.mu is held until end.
+func (c *Collector) begin(progress Progress) *run {
+	return &run{Collector: c, progress: progress, pacer: pacer{c: c, last: time.Now()}}
+}
+
+// end ends a run, and lets those look who wait for room.
+func (c *Collector) end() {
+	c.mu.Unlock()
+	c.news.tell()
+}
+
+// steps are what the upkeep of the map calls.
+func (r *run) steps() cow.Steps { return cow.Steps{Flush: r.s.Flush, Pace: r.between} }
 
 func (r *run) freed(before int64) uint64 {
 	return uint64(max(0, before-r.s.Log().DiskBytes()))
 }
 
-// fault notes what a step failed at and goes on, unless the whole has to stop.
+// fault notes what a step failed at and goes on (G3), unless the whole has to stop.
 func (r *run) fault(ctx context.Context, what string, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return ctx.Err()
@@ -202,10 +231,10 @@ func (r *run) layers(ctx context.Context) error {
 		switch {
 		case len(doomed) > 0:
 			l = doomed[0]
-			_, err = t.Remove(ctx, l, r.s.Flush)
+			_, err = t.Remove(ctx, l, r.steps())
 		case len(redundant) > 0:
 			l = redundant[0]
-			err = t.Merge(ctx, l, r.s.Flush)
+			err = t.Merge(ctx, l, r.steps())
 		default:
 			return nil
 		}
@@ -223,10 +252,21 @@ func (r *run) forks(ctx context.Context) error {
 	forks := r.s.Tree().Forks()
 	for i, l := range forks {
 		r.progress("shared layers", uint64(i), uint64(len(forks)), "layers")
-		_, err := r.s.Tree().Sweep(ctx, l, r.s.Flush)
+		_, err := r.s.Tree().Sweep(ctx, l, r.steps())
 		if err := r.fault(ctx, fmt.Sprintf("layer %d", l.ID), err); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// forwards drops the records of merged layers that no segment can name (cow's M8).
+func (r *run) forwards(ctx context.Context) error {
+	ids := r.s.Log().Unreadable()
+	for _, g := range r.s.Log().Segments() {
+		ids = append(ids, g.ID)
+	}
+	slices.Sort(ids)
+	_, err := r.s.Tree().DropForwards(ids)
+	return r.fault(ctx, "records of merged layers", err)
 }

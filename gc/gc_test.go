@@ -266,7 +266,7 @@ func (f *failing) Relocate(l *cow.Layer, first block.Index, count uint32, addr b
 	return f.Store.Relocate(l, first, count, addr)
 }
 
-// TestFaultIsPassedOver: what fails is reported, the rest is done.
+// TestFaultIsPassedOver: what fails is reported, the rest is done (G3).
 func TestFaultIsPassedOver(t *testing.T) {
 	ctx := context.Background()
 	s := open(t, vfs.NewMem())

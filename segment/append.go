@@ -135,6 +135,8 @@ func (l *Log) reserve(k Kind) (uint32, error) {
 			return 0, err
 		}
 		switch {
+		case k == Data && (l.short || l.held):
+			return 0, l.noRoom()
 		case l.open != nil:
 			if n := l.open.room(k, l.segBlocks); n > 0 {
 				return n, nil
@@ -142,7 +144,7 @@ func (l *Log) reserve(k Kind) (uint32, error) {
 			l.closeChunk()
 			wake(l.wakeW)
 		case !l.tailHasRoom():
-			if err := l.rotate(); err != nil {
+			if err := l.rotate(strictnessOf(k)); err != nil {
 				return 0, err
 			}
 		case l.nBuffers >= maxUnwritten:

@@ -62,5 +62,7 @@ func (l *Log) unlink(s *segFile, spare string) error {
 	if err := l.syncDir(); err != nil {
 		return l.fail(err, "sync "+l.o.Dir)
 	}
+	l.deleted.Add(1)
+	l.CheckRoom()
 	return nil
 }

@@ -29,6 +29,7 @@
 //	    a whole), cannot be told from a torn write.
 //	S5  Space for a record is allocated before Append accepts it, so a full disk
 //	    is met by Append (NoSpace, nothing lost, nothing fenced), never by Sync.
+//	    Data leaves a reserve free, which moves and zeros may take a part of.
 //	S6  The first failed write or fdatasync is the last one tried: the log takes
 //	    no more writes, but reads go on.
 //	S7  A file that is used again holds chunks of its former segment behind what

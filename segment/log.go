@@ -39,6 +39,9 @@ type Options struct {
 	// Spares is how many deleted segments are kept to be written again: their
 	// space is initialized already, and their pages may still be in memory.
 	Spares int
+	// Reserve is how many bytes of the disk data of clients leaves free; 0 means
+	// all may be used.
+	Reserve int64
 	// OnSealed, when set, is called whenever a segment is full, under the log's
 	// lock: it must be quick and must not call the log.
 	OnSealed func()
@@ -62,6 +65,9 @@ func (o *Options) check() error {
 	if o.SegmentBytes < MinSegmentBytes || o.SegmentBytes > MaxSegmentBytes || o.SegmentBytes%block.Size != 0 {
 		return block.Errorf(block.Invalid, "open log in %s: segment size %d bytes: want a multiple of %d from %d to %d",
 			o.Dir, o.SegmentBytes, block.Size, MinSegmentBytes, int64(MaxSegmentBytes))
+	}
+	if o.Reserve < 0 {
+		return block.Errorf(block.Invalid, "open log in %s: a reserve of %d bytes: want 0 or more", o.Dir, o.Reserve)
 	}
 	return nil
 }
@@ -112,6 +118,9 @@ type Log struct {
 	preparing bool
 	spares    []string // files of deleted segments, to be used again
 	full      bool     // the last attempt to prepare one found no space
+	short     bool     // less than Options.Reserve is free
+	held      bool     // see Hold
+	deleted   atomic.Uint64
 
 	fault   atomic.Pointer[error]
 	wakeW   chan struct{}

@@ -28,17 +28,17 @@ func (l *Log) Rotate(ctx context.Context) error {
 	if l.tail == nil || !l.cut && l.cursor == 1 {
 		return nil
 	}
-	return l.rotate()
+	return l.rotate(freer)
 }
 
 // rotate makes a prepared segment the tail. Called with mu held and no open
 // chunk; it releases mu while it prepares one, so the caller looks again.
-func (l *Log) rotate() error {
+func (l *Log) rotate(s strictness) error {
 	was := l.tail
 	for l.prepared == nil {
 		if l.preparing {
 			l.cond.Wait()
-		} else if err := l.prepare(); err != nil {
+		} else if err := l.prepare(s); err != nil {
 			return err
 		}
 		if err := l.usable(); err != nil {
@@ -79,19 +79,29 @@ func (l *Log) activate() {
 
 // prepare creates and allocates the next segment. Called with mu held, which it
 // releases meanwhile. NoSpace leaves the log as it was.
-func (l *Log) prepare() error {
+func (l *Log) prepare(how strictness) error {
 	l.preparing = true
 	if l.maxID >= block.MaxSegmentID {
 		l.preparing = false
 		return block.Errorf(block.NoSpace, "segment ids are used up: %d", l.maxID)
 	}
 	id := l.maxID + 1 // S2
+	recycles := len(l.spares) > 0
 	l.mu.Unlock()
-	s, err := l.create(id)
+	var short bool
+	var err error
+	if !recycles {
+		short, err = l.mayMake(id, how)
+	}
+	var s *segFile
+	if err == nil {
+		s, err = l.create(id)
+	}
 	l.mu.Lock()
 	l.preparing = false
 	if err == nil {
 		l.maxID = id
+		l.short = l.short || short
 		l.prepared, l.full = s, false
 		l.segs.Store(id, s)
 	}
@@ -161,7 +171,7 @@ func (l *Log) preparer() {
 		if l.usable() == nil && l.prepared == nil && !l.preparing {
 			// A full disk is met again, and reported, by the Append that needs
 			// the segment; until then there may be room.
-			l.full = l.prepare() != nil
+			l.full = l.prepare(strict) != nil
 		}
 		l.mu.Unlock()
 	}

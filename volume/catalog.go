@@ -94,6 +94,9 @@ func (s *Store) Create(_ context.Context, name string, sizeBytes uint64) (Info, 
 	if err := checkSize("create volume "+name, sizeBytes); err != nil {
 		return Info{}, err
 	}
+	if err := s.mayGrow("create volume " + name); err != nil {
+		return Info{}, err
+	}
 	return s.create(name, nil, cow.VolumeRecord{Name: name, SizeBytes: sizeBytes})
 }
 
@@ -138,6 +141,9 @@ func (s *Store) putVolume(x *cow.Tx, base *cow.Layer, r cow.VolumeRecord) (*vol,
 
 // Clone makes a volume that starts as a snapshot.
 func (s *Store) Clone(_ context.Context, volume, snapshot, newVolume string) (Info, error) {
+	if err := s.mayGrow("clone " + volume + "@" + snapshot); err != nil {
+		return Info{}, err
+	}
 	return s.create(newVolume, func() (*cow.Layer, *cow.VolumeRecord, error) {
 		origin := volume + "@" + snapshot
 		_, sn, err := s.find(origin)
@@ -402,7 +408,7 @@ func (s *Store) Status(context.Context) (Status, error) {
 	defer s.mu.Unlock()
 	st := Status{FormatVersion: s.db.Format(), Volumes: len(s.byName), Attachments: len(s.attachments),
 		Connections: int(s.conns.Load()), DataBytes: live, SegmentBytes: taken, ReclaimableBytes: uint64(reclaimable),
-		CapacityBytes: disk.TotalBytes, FreeBytes: disk.AvailBytes, Fault: s.Fault()}
+		CapacityBytes: disk.TotalBytes, FreeBytes: disk.AvailBytes, ReserveBytes: uint64(s.o.ReserveBytes), Short: s.log.Short(), Fault: s.Fault()}
 	for _, v := range s.byName {
 		st.Snapshots += len(v.snaps)
 	}

@@ -122,6 +122,7 @@ func (s *Store) committer(ctx context.Context) {
 			return
 		case <-tick.C:
 			s.reapImports(ctx)
+			s.checkRoom()
 		case <-s.queue.wake:
 		}
 		if s.Fault() != nil {

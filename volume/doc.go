@@ -7,6 +7,7 @@
 //	LOCK          held while a process has the store open
 //	map/          the extent map and the catalog (package cow)
 //	segments/     the log (package segment)
+//	BALLAST       occupies room that the map gets when the disk is full
 //
 // A write goes to the log, then into the pages in memory, and is answered. A
 // flush makes the log durable. Behind that the committer moves durable changes
@@ -33,4 +34,7 @@
 //	V7  What was answered outlives this process: a client that goes on after
 //	    the server was killed believes in its unflushed writes, as it would
 //	    with a disk. (If the machine goes down, only flushed writes count.)
+//	V8  Data is refused (NoSpace) while less than the reserve is free; reads,
+//	    trims, deletes and collections go on. A write waits, with nothing locked,
+//	    for as long as the collector can make room.
 package volume

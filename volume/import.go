@@ -22,6 +22,9 @@ func (s *Store) BeginImport(_ context.Context, volume, snapshot string, sizeByte
 	if err := checkSize("import "+target, sizeBytes); err != nil {
 		return "", AttachmentInfo{}, err
 	}
+	if err := s.mayGrow("import " + target); err != nil {
+		return "", AttachmentInfo{}, err
+	}
 	x, err := s.begin()
 	if err != nil {
 		return "", AttachmentInfo{}, err

@@ -14,6 +14,9 @@ func (s *Store) Snapshot(ctx context.Context, volume, snapshot string) (Snapshot
 	if _, _, err := block.SplitSnapshot(volume + "@" + snapshot); err != nil {
 		return SnapshotInfo{}, err
 	}
+	if err := s.mayGrow("snapshot " + volume + "@" + snapshot); err != nil {
+		return SnapshotInfo{}, err
+	}
 	// Most of what has to become durable does so before writers are held up.
 	if err := s.log.Sync(ctx); err != nil {
 		return SnapshotInfo{}, err

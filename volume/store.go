@@ -50,6 +50,14 @@ type Options struct {
 	CommitInterval time.Duration
 	// MustExist refuses to make a new store.
 	MustExist bool
+	// ReserveBytes is how much of the disk data of clients leaves free, for the
+	// map and for giving space back. As much as a segment and a quarter of it is
+	// occupied by a file besides, which goes when the map meets a full disk all
+	// the same. 0 is none of both.
+	ReserveBytes int64
+	// MakeRoom, when set, is asked when a write finds no room. It returns whether
+	// the write should be tried again.
+	MakeRoom func(context.Context) bool
 	// OnGarbage, when set, is told that there may be something to collect.
 	OnGarbage func()
 	// OnSealed, when set, is told that a segment is full. It must not call the
@@ -94,9 +102,12 @@ func (o *Options) setDefaults() error {
 type Store struct {
 	o    Options
 	lock io.Closer
-	db   *cow.DB
-	tree *cow.Tree
-	log  *segment.Log
+	// meta is the file system for everything but segments: see ballast.
+	meta    vfs.FS
+	ballast ballast
+	db      *cow.DB
+	tree    *cow.Tree
+	log     *segment.Log
 
 	mu          sync.Mutex // the catalog: everything below but what says otherwise
 	closed      bool
@@ -114,6 +125,8 @@ type Store struct {
 	stop       context.CancelFunc
 	done       sync.WaitGroup
 	fault      atomic.Pointer[error]
+	held       atomic.Bool // the disk was full: see diskFull
+	logIfOpen  atomic.Pointer[segment.Log]
 	conns      atomic.Int64
 }
 
@@ -161,6 +174,8 @@ func Open(o Options) (*Store, error) {
 	s := &Store{o: o, volumes: map[block.VolumeID]*vol{}, byName: map[string]*vol{},
 		imports: map[string]*vol{}, attachments: map[string]*attachment{}}
 	s.queue.init()
+	s.ballast.init(o.FS, o.FS.PathJoin(o.Dir, ballastName), o.ReserveBytes, o.SegmentBytes, o.Logger)
+	s.meta = vfs.OnDiskFull(o.FS, s.diskFull)
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.closeFiles())
 	}
@@ -207,7 +222,7 @@ func (s *Store) open() error {
 	if err != nil {
 		return block.Errorf(block.IO, "open store: list %s: %w", s.o.Dir, err)
 	}
-	s.db, err = cow.Open(cow.Options{FS: s.o.FS, Dir: s.o.FS.PathJoin(s.o.Dir, "map"), CacheBytes: s.o.MapCacheBytes,
+	s.db, err = cow.Open(cow.Options{FS: s.meta, Dir: s.o.FS.PathJoin(s.o.Dir, "map"), CacheBytes: s.o.MapCacheBytes,
 		MustExist: s.o.MustExist || len(segments) > 0, Logger: s.o.Logger, OnFault: s.fail})
 	if err != nil {
 		return err
@@ -224,35 +239,45 @@ func (s *Store) open() error {
 		return err
 	}
 	s.log, err = segment.Open(segment.Options{FS: s.o.FS, Dir: s.o.FS.PathJoin(s.o.Dir, "segments"), StoreID: s.db.StoreID(),
-		SegmentBytes: s.o.SegmentBytes, Spares: s.o.SpareSegments, OnSealed: s.o.OnSealed, Logger: s.o.Logger, OnFault: s.fail})
+		SegmentBytes: s.o.SegmentBytes, Reserve: s.o.ReserveBytes, Spares: s.o.SpareSegments, OnSealed: s.o.OnSealed, Logger: s.o.Logger, OnFault: s.fail})
 	if err != nil {
 		return err
 	}
-	return s.replay(context.Background(), catalog.Replay)
+	s.logIfOpen.Store(s.log)
+	err = s.replay(context.Background(), catalog.Replay)
+	s.checkRoom()
+	return err
 }
 
 // takeLock makes sure that no other process has the store open. The holder's
 // process number is beside the lock, for the message.
 func (s *Store) takeLock() error {
-	name, pidName := s.o.FS.PathJoin(s.o.Dir, "LOCK"), s.o.FS.PathJoin(s.o.Dir, "PID")
-	lock, err := s.o.FS.Lock(name)
+	name, pidName := s.meta.PathJoin(s.o.Dir, "LOCK"), s.o.FS.PathJoin(s.o.Dir, "PID")
+	lock, err := s.meta.Lock(name)
 	if err != nil {
 		if errors.Is(err, os.ErrPermission) {
 			return block.Errorf(block.Permission, "open store: lock %s: %w", name, err)
 		}
 		holder := "another process"
-		if pid := strings.TrimSpace(readSmall(s.o.FS, pidName)); pid != "" {
+		if pid := strings.TrimSpace(readSmall(s.meta, pidName)); pid != "" {
 			holder = "process " + pid
 		}
 		return block.Errorf(block.Busy, "open store: %s is in use by %s", s.o.Dir, holder)
 	}
 	s.lock = lock
-	f, err := s.o.FS.Create(pidName, vfs.WriteCategoryUnspecified)
+	if err := s.writePID(pidName); err != nil { // only a message is the poorer for it
+		s.o.Logger.Warn("the process number is not written", zap.Error(err))
+	}
+	return nil
+}
+
+func (s *Store) writePID(name string) error {
+	f, err := s.meta.Create(name, vfs.WriteCategoryUnspecified)
 	if err != nil {
-		return block.Errorf(block.IO, "open store: write %s: %w", pidName, err)
+		return err
 	}
 	_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
-	return block.Wrap(block.IO, errors.Join(err, f.Close()), "open store: write "+pidName)
+	return errors.Join(err, f.Close())
 }
 
 func readSmall(fs vfs.FS, name string) string {

@@ -72,6 +72,10 @@ type Status struct {
 	Connections                               int
 	DataBytes, SegmentBytes, ReclaimableBytes uint64
 	CapacityBytes, FreeBytes                  uint64
+	// ReserveBytes of the free bytes are not for data; Short: less is free, and
+	// data is refused.
+	ReserveBytes uint64
+	Short        bool
 	// Fault is why the store has fenced itself and takes no more writes, or nil.
 	Fault error
 }

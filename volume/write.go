@@ -67,7 +67,18 @@ type writer struct {
 
 // change runs fn with the blocks around the range locked in order of arrival
 // (V5).
+// When the log has no room it lets everything go, has some made, and begins anew:
+// what was written of it is written over.
 func (d *Device) change(ctx context.Context, offBytes, lengthBytes uint64, fn func(*writer) error) error {
+	for {
+		err := d.changeOnce(ctx, offBytes, lengthBytes, fn)
+		if err == nil || !block.Is(err, block.NoSpace) || !d.s.makeRoom(ctx) {
+			return err
+		}
+	}
+}
+
+func (d *Device) changeOnce(ctx context.Context, offBytes, lengthBytes uint64, fn func(*writer) error) error {
 	s := d.s
 	if d.readOnly || d.infoOnly {
 		return block.Errorf(block.ReadOnly, "write to %s at %d: it is read-only", d.target(), offBytes)

@@ -37,6 +37,13 @@ func newStoreMetrics(store *volume.Store) *storeMetrics {
 			gauge("reclaimable_bytes", "Of these, what is not live.", func(s volume.Status) float64 { return float64(s.ReclaimableBytes) }),
 			gauge("capacity_bytes", "Size of the file system below.", func(s volume.Status) float64 { return float64(s.CapacityBytes) }),
 			gauge("free_bytes", "Free bytes of the file system below.", func(s volume.Status) float64 { return float64(s.FreeBytes) }),
+			gauge("reserve_bytes", "Of these, what data leaves free (store.reserve_size).", func(s volume.Status) float64 { return float64(s.ReserveBytes) }),
+			gauge("short", "1 while less than the reserve is free, so that data is refused with ENOSPC.", func(s volume.Status) float64 {
+				if s.Short {
+					return 1
+				}
+				return 0
+			}),
 		}}
 }
 

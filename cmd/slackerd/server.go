@@ -28,6 +28,7 @@ type server struct {
 	log       *zap.Logger
 	store     *volume.Store
 	collector atomic.Pointer[gc.Collector]
+	activity  *activity.Table
 	sockets   *sockets
 	nbd       *nbdserver.Server
 	http      *http.Server
@@ -91,12 +92,14 @@ func (s *server) open(background context.Context, began time.Time, left *legacy)
 	c := s.config
 	s.store, err = volume.Open(volume.Options{Dir: c.Server.DataDir, Logger: s.log.Named("store"), SegmentBytes: c.Store.SegmentSize,
 		MapCacheBytes: c.Store.MapCacheSize, PageCacheBytes: c.Store.PageCacheSize, CommitInterval: c.Store.CommitInterval,
-		SpareSegments: int(c.Store.SpareSegments), OnGarbage: s.wakeCollector, OnSealed: s.segmentSealed})
+		SpareSegments: int(c.Store.SpareSegments), ReserveBytes: c.Store.ReserveSize, MakeRoom: s.makeRoom, OnGarbage: s.wakeCollector, OnSealed: s.segmentSealed})
 	if err != nil {
 		return err
 	}
 	s.health = health{s.store}
-	s.collector.Store(gc.New(s.store, gc.Options{Logger: s.log.Named("gc"), CleanBelow: float64(c.GC.CleanBelow) / 100, Interval: c.GC.Interval}))
+	s.activity = activity.New(activity.Options{Identify: identify, Slow: c.NBD.SlowRequest, Logger: s.log.Named("slow")})
+	s.collector.Store(gc.New(s.store, gc.Options{Logger: s.log.Named("gc"), CleanBelow: float64(c.GC.CleanBelow) / 100, Interval: c.GC.Interval,
+		Foreground: s.activity.Arrived}))
 	if s.sockets, err = openSockets(&c.Server, left); err != nil {
 		return err
 	}
@@ -107,7 +110,7 @@ func (s *server) open(background context.Context, began time.Time, left *legacy)
 }
 
 func (s *server) makeServers(background context.Context, began time.Time) (err error) {
-	table := activity.New(activity.Options{Identify: identify, Slow: s.config.NBD.SlowRequest, Logger: s.log.Named("slow")})
+	table := s.activity
 	registry := newRegistry(s.store, table)
 	if s.security, err = newSecurity(s.config, s.log.Named("tls")); err != nil {
 		return err
@@ -140,6 +143,12 @@ func (s *server) segmentSealed() {
 	if c := s.collector.Load(); c != nil {
 		c.Sealed()
 	}
+}
+
+// makeRoom is called by the store, also before there is a collector.
+func (s *server) makeRoom(ctx context.Context) bool {
+	c := s.collector.Load()
+	return c != nil && c.MakeRoom(ctx)
 }
 
 // wakeCollector is called by the store, also before there is a collector.
