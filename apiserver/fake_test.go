@@ -160,7 +160,8 @@ func options() apiserver.Options {
 		Collector: collectFunc(func(context.Context, bool, func(string, uint64, uint64, string)) (uint64, []string, error) {
 			return 0, nil, nil
 		}),
-		Log: zap.NewNop(), Now: frozen,
+		Scrubber: &fakeScrubber{},
+		Log:      zap.NewNop(), Now: frozen,
 	}
 }
 

@@ -20,6 +20,7 @@ type Options struct {
 	Started      time.Time
 	Checker      Checker
 	Collector    Collector
+	Scrubber     Scrubber
 	Log          *zap.Logger
 	// Access says who may do what; nil: everybody everything.
 	Access *access.Policy
@@ -47,6 +48,9 @@ func NewServer(store Store, opts Options) (*Server, error) {
 	}
 	if opts.Collector == nil {
 		faults = append(faults, errors.New("api server: no collector given"))
+	}
+	if opts.Scrubber == nil {
+		faults = append(faults, errors.New("api server: no scrubber given"))
 	}
 	if opts.Log == nil {
 		faults = append(faults, errors.New("api server: no logger given"))

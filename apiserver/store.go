@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"time"
 
 	"github.com/slackerd/slacker/volume"
 )
@@ -58,4 +59,32 @@ type Checker interface {
 // Collector gives space back. itemErrors are those that did not stop it.
 type Collector interface {
 	Collect(ctx context.Context, dryRun bool, progress func(step string, done, total uint64, unit string)) (freedBytes uint64, itemErrors []string, err error)
+	// Garbage says what a collection would free and what nothing refers to.
+	Garbage(ctx context.Context) (reclaimableBytes uint64, orphans []Orphan, err error)
+}
+
+// Orphan is something that nothing refers to. Collected says that the collector
+// takes it.
+type Orphan struct {
+	Kind, Object, Detail string
+	Bytes                uint64
+	Collected            bool
+}
+
+// ScrubState is how far a scrub is and what it found.
+type ScrubState struct {
+	Running                 bool
+	Started, Finished       time.Time
+	DoneBlocks, TotalBlocks uint64
+	Runs                    uint64
+	Damage                  []Damage
+	More                    uint64
+	Problem                 string
+}
+
+// Scrubber verifies the store in the background.
+type Scrubber interface {
+	StartScrub(ctx context.Context) error
+	StopScrub(ctx context.Context) error
+	ScrubState(ctx context.Context) ScrubState
 }

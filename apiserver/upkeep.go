@@ -30,7 +30,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *connect.Request[slackerv1.Get
 		Volumes: count(st.Volumes), Snapshots: count(st.Snapshots),
 		Attachments: count(st.Attachments), Connections: count(st.Connections),
 		DataBytes: st.DataBytes, SegmentBytes: st.SegmentBytes, ReclaimableBytes: st.ReclaimableBytes,
-		CapacityBytes: st.CapacityBytes, FreeBytes: st.FreeBytes,
+		CapacityBytes: st.CapacityBytes, FreeBytes: st.FreeBytes, ReserveBytes: st.ReserveBytes, Short: st.Short,
 	}
 	if st.Fault != nil {
 		out.ReadOnly, out.Fault = true, st.Fault.Error()

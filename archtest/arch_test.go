@@ -62,6 +62,7 @@ var mayImport = map[string][]string{
 	"volume":                          {"block", "cow", "segment", "check"},
 	"gc":                              {"block", "cow", "segment"},
 	"check":                           {"block", "cow", "segment"},
+	"scrub":                           {"block", "check"},
 	"access":                          {"block"},
 	"certs":                           {"block"},
 	"nbdserver":                       {"block", "access"},

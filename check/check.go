@@ -64,6 +64,7 @@ type Options struct {
 // walk is one check.
 type walk struct {
 	o       Options
+	part    *part // nil: everything
 	audit   *cow.Audit
 	forest  *forest
 	live    map[block.SegmentID]int64 // entries, by the segment they name
@@ -75,7 +76,10 @@ type walk struct {
 // Run checks a store and returns what is damaged. An error means that the check
 // could not be finished, not that something is damaged. It may run beside
 // everything that the store does.
-func Run(ctx context.Context, o Options) (damages []Damage, err error) {
+func Run(ctx context.Context, o Options) ([]Damage, error) { return run(ctx, o, nil, nil) }
+
+// run is Run of everything, or of a part. seen, when set, is called at the end.
+func run(ctx context.Context, o Options, p *part, seen func(*walk)) (damages []Damage, err error) {
 	if o.Progress == nil {
 		o.Progress = func(uint64, uint64, string) {}
 	}
@@ -100,13 +104,16 @@ func Run(ctx context.Context, o Options) (damages []Damage, err error) {
 			err = cerr
 		}
 	}()
-	w := &walk{o: o, audit: audit, live: map[block.SegmentID]int64{}, torn: map[cow.MapID]bool{}}
+	w := &walk{o: o, part: p, audit: audit, live: map[block.SegmentID]int64{}, torn: map[cow.MapID]bool{}}
 	w.forest = newForest(audit)
 	w.catalog()
 	for _, step := range []func(context.Context) error{w.maps, w.segments, w.replay} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if seen != nil {
+		seen(w)
 	}
 	return w.result(), nil
 }

@@ -70,6 +70,9 @@ func (f *fixture) outcome(t *testing.T, fs vfs.FS) string {
 			t.Errorf("%s cannot be read at blocks %v, and check names it nowhere: %v", name, lost[name], damages)
 		}
 	}
+	if len(lost) > 0 {
+		f.scrubbed(t, s, lost)
+	}
 	switch {
 	case len(lost) > 0:
 		return "lost and found"
@@ -77,6 +80,32 @@ func (f *fixture) outcome(t *testing.T, fs vfs.FS) string {
 		return "found"
 	}
 	return "harmless"
+}
+
+// scrubbed wants a scrub, in slices, to name what cannot be read too.
+func (f *fixture) scrubbed(t *testing.T, s *volume.Store, lost map[string][]int) {
+	t.Helper()
+	named := map[string]bool{}
+	for after := block.SegmentID(0); ; {
+		part, err := s.Scrub(context.Background(), after, 150, nil)
+		if err != nil {
+			t.Errorf("scrub after segment %d: %v", after, err)
+			return
+		}
+		for _, d := range part.Damages {
+			for _, name := range d.Affected {
+				named[name] = true
+			}
+		}
+		if after = part.Next; after == 0 {
+			break
+		}
+	}
+	for name := range lost {
+		if !named[name] {
+			t.Errorf("%s cannot be read at blocks %v, and the scrub names it nowhere", name, lost[name])
+		}
+	}
 }
 
 // places are offsets of a file: where formats keep their headers, and others.

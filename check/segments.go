@@ -50,6 +50,9 @@ func (w *walk) segments(ctx context.Context) error {
 		total += uint64(n)
 	}
 	order := slices.Sorted(maps.Keys(ids))
+	if w.part != nil {
+		order = w.part.take(order, ids)
+	}
 	for len(order) > 0 {
 		k, n := 0, int64(0)
 		for k < len(order) && (k == 0 || n+ids[order[k]] <= refBudget) {

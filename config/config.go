@@ -11,6 +11,7 @@ type Config struct {
 	Server Server
 	Store  Store
 	GC     GC
+	Scrub  Scrub
 	NBD    NBD
 	TLS    TLS
 	Access Access
@@ -69,6 +70,12 @@ type GC struct {
 	// emptied.
 	CleanBelow int64
 	Interval   time.Duration
+}
+
+// Scrub says how the store is verified in the background.
+type Scrub struct {
+	Every time.Duration // 0: only when told
+	Rate  int64         // bytes a second; 0: no bound
 }
 
 // NBD bounds what NBD clients can use up. Sizes are bytes.

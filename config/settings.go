@@ -88,6 +88,19 @@ var settings = []setting{
 		doc: "How often the collector looks without being told that there is garbage.",
 		put: func(c *Config, v []string) error { return putDuration(&c.GC.Interval, v[0], time.Second, 24*time.Hour) }},
 
+	{key: "scrub.every", def: []string{"168h"}, want: "0, or a duration from 1m to 8760h",
+		doc: "How often all data is verified in the background. 0: only with slackerctl scrub start.",
+		put: func(c *Config, v []string) error {
+			if v[0] == "0" || v[0] == "0s" {
+				c.Scrub.Every = 0
+				return nil
+			}
+			return putDuration(&c.Scrub.Every, v[0], time.Minute, 8760*time.Hour)
+		}},
+	{key: "scrub.rate", def: []string{"32MiB"}, want: "a size from 0 to 1TiB",
+		doc: "How much the scrub reads in a second. 0 is no bound.",
+		put: func(c *Config, v []string) error { return putBytes(&c.Scrub.Rate, v[0], 0, 1024*gib, 1) }},
+
 	{key: "nbd.max_connections", def: []string{"4096"}, want: "a number from 1 to 1000000",
 		doc: "Connections open at once; more are closed at once.",
 		put: func(c *Config, v []string) error { return putInt(&c.NBD.MaxConnections, v[0], 1, 1_000_000) }},
@@ -170,6 +183,7 @@ var sections = map[string]string{
 	"server": "Where the server works and listens.",
 	"store":  "The store. Sizes take the units B, KiB, MiB, GiB, TiB; durations ms, s, m, h.",
 	"gc":     "Giving space back, in the background.",
+	"scrub":  "Verifying all data, in the background.",
 	"nbd":    "What NBD clients can use up.",
 	"tls":    "Encryption and client certificates.",
 	"access": "Permissions.",

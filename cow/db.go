@@ -198,6 +198,9 @@ func (d *DB) loadPage(m MapID, n uint32, p *page) (bool, error) {
 	return true, err
 }
 
+// Scrub returns what Tx.PutScrub kept, or nil.
+func (d *DB) Scrub() ([]byte, error) { return d.get([]byte{keyScrub}) }
+
 func readError(err error) error {
 	var e *block.Error
 	if errors.As(err, &e) {

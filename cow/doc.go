@@ -65,6 +65,7 @@
 //	'P' map:u64 page:u32       page, merged (below)
 //	'G' segment:u64            live blocks (i64), merged by addition
 //	'C' map:u64                data blocks (i64), merged by addition
+//	'U'                        how far the scrub is, JSON (package scrub)
 //	'M' layer:u64              Forward: u64 layer that holds what this merged one held,
 //	                           u64 first and u64 last segment whose records may name it
 //	                           (or the first number only: written before these were kept)

@@ -19,6 +19,7 @@ const (
 	keySegment    = 'G'
 	keyMapCount   = 'C'
 	keyMerged     = 'M'
+	keyScrub      = 'U'
 )
 
 // MapID names the keys that hold one layer's own entries.

@@ -73,6 +73,9 @@ func (t *Tx) SetReplay(p ReplayPoint) {
 	t.note(t.b.Set([]byte{keyReplay}, v, nil))
 }
 
+// PutScrub keeps what the scrubber wants to know after a restart.
+func (t *Tx) PutScrub(state []byte) { t.note(t.b.Set([]byte{keyScrub}, state, nil)) }
+
 // DeleteSegment forgets the counter of a segment that is gone.
 func (t *Tx) DeleteSegment(id block.SegmentID) { t.note(t.b.Delete(segmentKey(id), nil)) }
 

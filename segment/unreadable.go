@@ -2,6 +2,7 @@ package segment
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -18,4 +19,18 @@ func (l *Log) Unreadable() (ids []block.SegmentID) {
 	})
 	slices.Sort(ids)
 	return ids
+}
+
+// Exists says whether there is a segment of that number, also one that is not in
+// use yet.
+func (l *Log) Exists(id block.SegmentID) bool { return l.segment(id) != nil }
+
+// IsFile says whether a file of the log's directory, by its name, is a segment or
+// a spare.
+func IsFile(name string) bool {
+	if id, is := strings.CutSuffix(name, spareSuffix); is {
+		name = id + segmentSuffix
+	}
+	_, ok := parseSegmentName(name)
+	return ok
 }

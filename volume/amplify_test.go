@@ -15,8 +15,8 @@ import (
 )
 
 var (
-	fillTimes = flag.Float64("fill.times", 1, "how many times the capacity TestFourFifthsFull overwrites")
-	fillMiB   = flag.Int64("fill.mib", 128, "the capacity of TestFourFifthsFull's disk")
+	fillTimes = flag.Float64("fill.times", 0.4, "how many times the capacity TestFourFifthsFull overwrites")
+	fillMiB   = flag.Int64("fill.mib", 48, "the capacity of TestFourFifthsFull's disk")
 )
 
 // TestFourFifthsFull overwrites blocks at random on a disk whose live data is

@@ -25,6 +25,7 @@ type memStore struct {
 	imports map[string][2]string
 	attach  []volume.AttachmentInfo
 	broken  error
+	scrubs  bool
 }
 
 func newMemStore() *memStore {
@@ -346,6 +347,37 @@ func (m *memStore) Collect(_ context.Context, dryRun bool, progress func(step st
 		return 4096, []string{errors.New("segment 7: damaged").Error()}, nil
 	}
 	return 8192, nil, nil
+}
+
+func (m *memStore) Garbage(context.Context) (uint64, []apiserver.Orphan, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return 8192, []apiserver.Orphan{{Kind: "layer", Object: "layer 3", Detail: "no volume and no snapshot sees it", Bytes: 4096, Collected: true},
+		{Kind: "file", Object: "segments/notes", Detail: "it is no segment"}}, m.broken
+}
+
+func (m *memStore) StartScrub(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.scrubs = m.broken == nil
+	return m.broken
+}
+
+func (m *memStore) StopScrub(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.scrubs = false
+	return nil
+}
+
+func (m *memStore) ScrubState(context.Context) apiserver.ScrubState {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := apiserver.ScrubState{Running: m.scrubs, Started: epoch, DoneBlocks: 25, TotalBlocks: 100, Runs: 1, Finished: epoch}
+	if _, ok := m.volumes["damaged"]; ok {
+		s.Damage = []apiserver.Damage{{Kind: "data", Object: "layer 1 block 2", Detail: "want 1, found 2", Affected: []string{"damaged"}}}
+	}
+	return s
 }
 
 func (*memStore) AttachmentTarget(id string) (string, bool, error) {

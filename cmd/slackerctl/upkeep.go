@@ -72,9 +72,7 @@ func ended(err error, finished bool, what string) error {
 func (a *app) damageFound(damage []*slackerv1.Damage) error {
 	out := struct {
 		Damage []damageJSON `json:"damage"`
-	}{list(damage, func(d *slackerv1.Damage) damageJSON {
-		return damageJSON{Kind: d.GetKind(), Object: d.GetObject(), Detail: d.GetDetail(), Affected: list(d.GetAffected(), same)}
-	})}
+	}{toDamage(damage)}
 	if len(damage) == 0 {
 		return a.done(out, "no damage found")
 	}
@@ -111,6 +109,7 @@ status is 9.`,
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be freed")
+	cmd.AddCommand(a.gcStatus())
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/slackerd/slacker/activity"
+	"github.com/slackerd/slacker/scrub"
 	"github.com/slackerd/slacker/volume"
 )
 
@@ -71,12 +72,12 @@ func (m *storeMetrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 // newRegistry returns a registry of the process's own metrics, the store's and those of table.
-func newRegistry(store *volume.Store, table *activity.Table) *prometheus.Registry {
+func newRegistry(store *volume.Store, table *activity.Table, scrubber *scrub.Scrubber) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "slacker_build_info", Help: "Always 1; the version is the label.",
 		ConstLabels: prometheus.Labels{"version": versionText()}})
 	build.Set(1)
-	r.MustRegister(build, newStoreMetrics(store), nbdMetrics{table}, collectors.NewGoCollector(),
+	r.MustRegister(build, newStoreMetrics(store), scrubMetrics{scrubber}, nbdMetrics{table}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/slackerd/slacker/config"
 	"github.com/slackerd/slacker/gc"
 	"github.com/slackerd/slacker/nbdserver"
+	"github.com/slackerd/slacker/scrub"
 	"github.com/slackerd/slacker/volume"
 	"go.uber.org/zap"
 )
@@ -29,6 +30,7 @@ type server struct {
 	store     *volume.Store
 	collector atomic.Pointer[gc.Collector]
 	activity  *activity.Table
+	scrubber  *scrub.Scrubber
 	sockets   *sockets
 	nbd       *nbdserver.Server
 	http      *http.Server
@@ -100,6 +102,9 @@ func (s *server) open(background context.Context, began time.Time, left *legacy)
 	s.activity = activity.New(activity.Options{Identify: identify, Slow: c.NBD.SlowRequest, Logger: s.log.Named("slow")})
 	s.collector.Store(gc.New(s.store, gc.Options{Logger: s.log.Named("gc"), CleanBelow: float64(c.GC.CleanBelow) / 100, Interval: c.GC.Interval,
 		Foreground: s.activity.Arrived}))
+	if s.scrubber, err = scrub.New(s.store, scrub.Options{Logger: s.log.Named("scrub"), BytesPerSecond: c.Scrub.Rate, Every: c.Scrub.Every}); err != nil {
+		return err
+	}
 	if s.sockets, err = openSockets(&c.Server, left); err != nil {
 		return err
 	}
@@ -111,7 +116,7 @@ func (s *server) open(background context.Context, began time.Time, left *legacy)
 
 func (s *server) makeServers(background context.Context, began time.Time) (err error) {
 	table := s.activity
-	registry := newRegistry(s.store, table)
+	registry := newRegistry(s.store, table, s.scrubber)
 	if s.security, err = newSecurity(s.config, s.log.Named("tls")); err != nil {
 		return err
 	}
@@ -127,9 +132,9 @@ func (s *server) makeServers(background context.Context, began time.Time) (err e
 			advertise = append(advertise, a.String())
 		}
 	}
-	u := upkeep{store: s.store, collector: s.collector.Load(), stopping: background}
+	u := upkeep{store: s.store, collector: s.collector.Load(), scrubber: s.scrubber, stopping: background}
 	admin, err := apiserver.NewServer(s.store, apiserver.Options{Version: versionText(), DataDir: s.config.Server.DataDir, NBDAddresses: advertise,
-		Started: began, Checker: u, Collector: u, Access: s.config.Access.Policy, Log: s.log.Named("api")})
+		Started: began, Checker: u, Collector: u, Scrubber: u, Access: s.config.Access.Policy, Log: s.log.Named("api")})
 	if err != nil {
 		return err
 	}
@@ -175,6 +180,7 @@ func nbdLimits(c *config.NBD) nbdserver.Limits {
 // start sets everything to work.
 func (s *server) start(ctx, background context.Context, notify notifier) {
 	s.background(func() { s.collector.Load().Run(background) })
+	s.background(func() { s.scrubber.Run(background) })
 	s.background(func() { s.security.reloadOnSignal(background) })
 	s.background(func() { notify.watchdog(background, s.health.live) })
 	for _, l := range s.sockets.nbd {

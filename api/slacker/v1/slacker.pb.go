@@ -1886,8 +1886,10 @@ type Status struct {
 	ReclaimableBytes uint64                 `protobuf:"varint,12,opt,name=reclaimable_bytes,json=reclaimableBytes,proto3" json:"reclaimable_bytes,omitempty"`
 	CapacityBytes    uint64                 `protobuf:"varint,13,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"` // what the store may use; 0: the file system is the limit
 	FreeBytes        uint64                 `protobuf:"varint,14,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
-	ReadOnly         bool                   `protobuf:"varint,15,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"` // the store has fenced itself after a failed write
-	Fault            string                 `protobuf:"bytes,16,opt,name=fault,proto3" json:"fault,omitempty"`                        // why
+	ReadOnly         bool                   `protobuf:"varint,15,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`             // the store has fenced itself after a failed write
+	Fault            string                 `protobuf:"bytes,16,opt,name=fault,proto3" json:"fault,omitempty"`                                    // why
+	ReserveBytes     uint64                 `protobuf:"varint,17,opt,name=reserve_bytes,json=reserveBytes,proto3" json:"reserve_bytes,omitempty"` // of the free bytes, what data leaves
+	Short            bool                   `protobuf:"varint,18,opt,name=short,proto3" json:"short,omitempty"`                                   // less than that is free: data is refused
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2032,6 +2034,20 @@ func (x *Status) GetFault() string {
 		return x.Fault
 	}
 	return ""
+}
+
+func (x *Status) GetReserveBytes() uint64 {
+	if x != nil {
+		return x.ReserveBytes
+	}
+	return 0
+}
+
+func (x *Status) GetShort() bool {
+	if x != nil {
+		return x.Short
+	}
+	return false
 }
 
 type CheckRequest struct {
@@ -2358,6 +2374,387 @@ func (x *CollectGarbageEvent) GetFinished() bool {
 	return false
 }
 
+type GetGarbageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGarbageRequest) Reset() {
+	*x = GetGarbageRequest{}
+	mi := &file_slacker_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGarbageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGarbageRequest) ProtoMessage() {}
+
+func (x *GetGarbageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGarbageRequest.ProtoReflect.Descriptor instead.
+func (*GetGarbageRequest) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{39}
+}
+
+type Garbage struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	ReclaimableBytes uint64                 `protobuf:"varint,1,opt,name=reclaimable_bytes,json=reclaimableBytes,proto3" json:"reclaimable_bytes,omitempty"` // what a collection would free
+	Orphans          []*Orphan              `protobuf:"bytes,2,rep,name=orphans,proto3" json:"orphans,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Garbage) Reset() {
+	*x = Garbage{}
+	mi := &file_slacker_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Garbage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Garbage) ProtoMessage() {}
+
+func (x *Garbage) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Garbage.ProtoReflect.Descriptor instead.
+func (*Garbage) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Garbage) GetReclaimableBytes() uint64 {
+	if x != nil {
+		return x.ReclaimableBytes
+	}
+	return 0
+}
+
+func (x *Garbage) GetOrphans() []*Orphan {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+// What nothing refers to. The collector takes those that it can be sure of.
+type Orphan struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Object        string                 `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Collected     bool                   `protobuf:"varint,5,opt,name=collected,proto3" json:"collected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orphan) Reset() {
+	*x = Orphan{}
+	mi := &file_slacker_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orphan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orphan) ProtoMessage() {}
+
+func (x *Orphan) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
+func (*Orphan) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Orphan) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Orphan) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Orphan) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Orphan) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Orphan) GetCollected() bool {
+	if x != nil {
+		return x.Collected
+	}
+	return false
+}
+
+type StartScrubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartScrubRequest) Reset() {
+	*x = StartScrubRequest{}
+	mi := &file_slacker_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartScrubRequest) ProtoMessage() {}
+
+func (x *StartScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartScrubRequest.ProtoReflect.Descriptor instead.
+func (*StartScrubRequest) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{42}
+}
+
+type StopScrubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopScrubRequest) Reset() {
+	*x = StopScrubRequest{}
+	mi := &file_slacker_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopScrubRequest) ProtoMessage() {}
+
+func (x *StopScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopScrubRequest.ProtoReflect.Descriptor instead.
+func (*StopScrubRequest) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{43}
+}
+
+type GetScrubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetScrubRequest) Reset() {
+	*x = GetScrubRequest{}
+	mi := &file_slacker_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetScrubRequest) ProtoMessage() {}
+
+func (x *GetScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetScrubRequest.ProtoReflect.Descriptor instead.
+func (*GetScrubRequest) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{44}
+}
+
+type Scrub struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Running       bool                   `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
+	Started       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started,proto3" json:"started,omitempty"`   // the scrub that runs, or the last one
+	Finished      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=finished,proto3" json:"finished,omitempty"` // the last one that came to its end
+	DoneBlocks    uint64                 `protobuf:"varint,4,opt,name=done_blocks,json=doneBlocks,proto3" json:"done_blocks,omitempty"`
+	TotalBlocks   uint64                 `protobuf:"varint,5,opt,name=total_blocks,json=totalBlocks,proto3" json:"total_blocks,omitempty"`
+	Runs          uint64                 `protobuf:"varint,6,opt,name=runs,proto3" json:"runs,omitempty"` // scrubs that came to their end
+	Damage        []*Damage              `protobuf:"bytes,7,rep,name=damage,proto3" json:"damage,omitempty"`
+	MoreDamage    uint64                 `protobuf:"varint,8,opt,name=more_damage,json=moreDamage,proto3" json:"more_damage,omitempty"` // damages that are not listed
+	Problem       string                 `protobuf:"bytes,9,opt,name=problem,proto3" json:"problem,omitempty"`                          // why it does not go on, if it does not
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scrub) Reset() {
+	*x = Scrub{}
+	mi := &file_slacker_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scrub) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scrub) ProtoMessage() {}
+
+func (x *Scrub) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
+func (*Scrub) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Scrub) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *Scrub) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *Scrub) GetFinished() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Finished
+	}
+	return nil
+}
+
+func (x *Scrub) GetDoneBlocks() uint64 {
+	if x != nil {
+		return x.DoneBlocks
+	}
+	return 0
+}
+
+func (x *Scrub) GetTotalBlocks() uint64 {
+	if x != nil {
+		return x.TotalBlocks
+	}
+	return 0
+}
+
+func (x *Scrub) GetRuns() uint64 {
+	if x != nil {
+		return x.Runs
+	}
+	return 0
+}
+
+func (x *Scrub) GetDamage() []*Damage {
+	if x != nil {
+		return x.Damage
+	}
+	return nil
+}
+
+func (x *Scrub) GetMoreDamage() uint64 {
+	if x != nil {
+		return x.MoreDamage
+	}
+	return 0
+}
+
+func (x *Scrub) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 var File_slacker_proto protoreflect.FileDescriptor
 
 const file_slacker_proto_rawDesc = "" +
@@ -2498,7 +2895,7 @@ const file_slacker_proto_rawDesc = "" +
 	"\x06worker\x18\x02 \x01(\tR\x06worker\"S\n" +
 	"\x17ListAttachmentsResponse\x128\n" +
 	"\vattachments\x18\x01 \x03(\v2\x16.slacker.v1.AttachmentR\vattachments\"\x12\n" +
-	"\x10GetStatusRequest\"\xa5\x04\n" +
+	"\x10GetStatusRequest\"\xe0\x04\n" +
 	"\x06Status\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x19\n" +
 	"\bdata_dir\x18\x02 \x01(\tR\adataDir\x124\n" +
@@ -2518,7 +2915,9 @@ const file_slacker_proto_rawDesc = "" +
 	"\n" +
 	"free_bytes\x18\x0e \x01(\x04R\tfreeBytes\x12\x1b\n" +
 	"\tread_only\x18\x0f \x01(\bR\breadOnly\x12\x14\n" +
-	"\x05fault\x18\x10 \x01(\tR\x05fault\"\"\n" +
+	"\x05fault\x18\x10 \x01(\tR\x05fault\x12#\n" +
+	"\rreserve_bytes\x18\x11 \x01(\x04R\freserveBytes\x12\x14\n" +
+	"\x05short\x18\x12 \x01(\bR\x05short\"\"\n" +
 	"\fCheckRequest\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\bR\x04data\"\x92\x01\n" +
 	"\n" +
@@ -2543,7 +2942,32 @@ const file_slacker_proto_rawDesc = "" +
 	"\vfreed_bytes\x18\x05 \x01(\x04R\n" +
 	"freedBytes\x12\x16\n" +
 	"\x06errors\x18\x06 \x03(\tR\x06errors\x12\x1a\n" +
-	"\bfinished\x18\a \x01(\bR\bfinished2\xe8\f\n" +
+	"\bfinished\x18\a \x01(\bR\bfinished\"\x13\n" +
+	"\x11GetGarbageRequest\"d\n" +
+	"\aGarbage\x12+\n" +
+	"\x11reclaimable_bytes\x18\x01 \x01(\x04R\x10reclaimableBytes\x12,\n" +
+	"\aorphans\x18\x02 \x03(\v2\x12.slacker.v1.OrphanR\aorphans\"\x80\x01\n" +
+	"\x06Orphan\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06object\x18\x02 \x01(\tR\x06object\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x1c\n" +
+	"\tcollected\x18\x05 \x01(\bR\tcollected\"\x13\n" +
+	"\x11StartScrubRequest\"\x12\n" +
+	"\x10StopScrubRequest\"\x11\n" +
+	"\x0fGetScrubRequest\"\xce\x02\n" +
+	"\x05Scrub\x12\x18\n" +
+	"\arunning\x18\x01 \x01(\bR\arunning\x124\n" +
+	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x126\n" +
+	"\bfinished\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bfinished\x12\x1f\n" +
+	"\vdone_blocks\x18\x04 \x01(\x04R\n" +
+	"doneBlocks\x12!\n" +
+	"\ftotal_blocks\x18\x05 \x01(\x04R\vtotalBlocks\x12\x12\n" +
+	"\x04runs\x18\x06 \x01(\x04R\x04runs\x12*\n" +
+	"\x06damage\x18\a \x03(\v2\x12.slacker.v1.DamageR\x06damage\x12\x1f\n" +
+	"\vmore_damage\x18\b \x01(\x04R\n" +
+	"moreDamage\x12\x18\n" +
+	"\aproblem\x18\t \x01(\tR\aproblem2\xe4\x0e\n" +
 	"\fAdminService\x12C\n" +
 	"\fCreateVolume\x12\x1f.slacker.v1.CreateVolumeRequest\x1a\x12.slacker.v1.Volume\x12N\n" +
 	"\vListVolumes\x12\x1e.slacker.v1.ListVolumesRequest\x1a\x1f.slacker.v1.ListVolumesResponse\x12H\n" +
@@ -2566,7 +2990,13 @@ const file_slacker_proto_rawDesc = "" +
 	"\x0fListAttachments\x12\".slacker.v1.ListAttachmentsRequest\x1a#.slacker.v1.ListAttachmentsResponse\x12=\n" +
 	"\tGetStatus\x12\x1c.slacker.v1.GetStatusRequest\x1a\x12.slacker.v1.Status\x12;\n" +
 	"\x05Check\x12\x18.slacker.v1.CheckRequest\x1a\x16.slacker.v1.CheckEvent0\x01\x12V\n" +
-	"\x0eCollectGarbage\x12!.slacker.v1.CollectGarbageRequest\x1a\x1f.slacker.v1.CollectGarbageEvent0\x01B6Z4github.com/slackerd/slacker/api/slacker/v1;slackerv1b\x06proto3"
+	"\x0eCollectGarbage\x12!.slacker.v1.CollectGarbageRequest\x1a\x1f.slacker.v1.CollectGarbageEvent0\x01\x12@\n" +
+	"\n" +
+	"GetGarbage\x12\x1d.slacker.v1.GetGarbageRequest\x1a\x13.slacker.v1.Garbage\x12>\n" +
+	"\n" +
+	"StartScrub\x12\x1d.slacker.v1.StartScrubRequest\x1a\x11.slacker.v1.Scrub\x12<\n" +
+	"\tStopScrub\x12\x1c.slacker.v1.StopScrubRequest\x1a\x11.slacker.v1.Scrub\x12:\n" +
+	"\bGetScrub\x12\x1b.slacker.v1.GetScrubRequest\x1a\x11.slacker.v1.ScrubB6Z4github.com/slackerd/slacker/api/slacker/v1;slackerv1b\x06proto3"
 
 var (
 	file_slacker_proto_rawDescOnce sync.Once
@@ -2580,7 +3010,7 @@ func file_slacker_proto_rawDescGZIP() []byte {
 	return file_slacker_proto_rawDescData
 }
 
-var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_slacker_proto_goTypes = []any{
 	(*Volume)(nil),                  // 0: slacker.v1.Volume
 	(*Snapshot)(nil),                // 1: slacker.v1.Snapshot
@@ -2621,12 +3051,19 @@ var file_slacker_proto_goTypes = []any{
 	(*Damage)(nil),                  // 36: slacker.v1.Damage
 	(*CollectGarbageRequest)(nil),   // 37: slacker.v1.CollectGarbageRequest
 	(*CollectGarbageEvent)(nil),     // 38: slacker.v1.CollectGarbageEvent
-	(*timestamppb.Timestamp)(nil),   // 39: google.protobuf.Timestamp
+	(*GetGarbageRequest)(nil),       // 39: slacker.v1.GetGarbageRequest
+	(*Garbage)(nil),                 // 40: slacker.v1.Garbage
+	(*Orphan)(nil),                  // 41: slacker.v1.Orphan
+	(*StartScrubRequest)(nil),       // 42: slacker.v1.StartScrubRequest
+	(*StopScrubRequest)(nil),        // 43: slacker.v1.StopScrubRequest
+	(*GetScrubRequest)(nil),         // 44: slacker.v1.GetScrubRequest
+	(*Scrub)(nil),                   // 45: slacker.v1.Scrub
+	(*timestamppb.Timestamp)(nil),   // 46: google.protobuf.Timestamp
 }
 var file_slacker_proto_depIdxs = []int32{
-	39, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	46, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
 	27, // 1: slacker.v1.Volume.attachment:type_name -> slacker.v1.Attachment
-	39, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	46, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
 	0,  // 3: slacker.v1.ListVolumesResponse.volumes:type_name -> slacker.v1.Volume
 	0,  // 4: slacker.v1.GetVolumeResponse.volume:type_name -> slacker.v1.Volume
 	2,  // 5: slacker.v1.GetVolumeResponse.space:type_name -> slacker.v1.Space
@@ -2635,59 +3072,71 @@ var file_slacker_proto_depIdxs = []int32{
 	1,  // 8: slacker.v1.GetSnapshotResponse.snapshot:type_name -> slacker.v1.Snapshot
 	2,  // 9: slacker.v1.GetSnapshotResponse.space:type_name -> slacker.v1.Space
 	27, // 10: slacker.v1.BeginImportResponse.attachment:type_name -> slacker.v1.Attachment
-	39, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
+	46, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
 	27, // 12: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
-	39, // 13: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
+	46, // 13: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
 	36, // 14: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
-	3,  // 15: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
-	4,  // 16: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
-	6,  // 17: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
-	8,  // 18: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
-	9,  // 19: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
-	10, // 20: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
-	12, // 21: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
-	13, // 22: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
-	14, // 23: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
-	16, // 24: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
-	18, // 25: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
-	19, // 26: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
-	20, // 27: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
-	21, // 28: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
-	23, // 29: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
-	24, // 30: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
-	26, // 31: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
-	28, // 32: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
-	30, // 33: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
-	32, // 34: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
-	34, // 35: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
-	37, // 36: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
-	0,  // 37: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
-	5,  // 38: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
-	7,  // 39: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
-	0,  // 40: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
-	0,  // 41: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
-	11, // 42: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
-	1,  // 43: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
-	1,  // 44: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
-	15, // 45: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
-	17, // 46: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
-	11, // 47: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
-	0,  // 48: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
-	0,  // 49: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
-	22, // 50: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
-	1,  // 51: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
-	25, // 52: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
-	27, // 53: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
-	29, // 54: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
-	31, // 55: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
-	33, // 56: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
-	35, // 57: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
-	38, // 58: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
-	37, // [37:59] is the sub-list for method output_type
-	15, // [15:37] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	41, // 15: slacker.v1.Garbage.orphans:type_name -> slacker.v1.Orphan
+	46, // 16: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
+	46, // 17: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
+	36, // 18: slacker.v1.Scrub.damage:type_name -> slacker.v1.Damage
+	3,  // 19: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
+	4,  // 20: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
+	6,  // 21: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
+	8,  // 22: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
+	9,  // 23: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
+	10, // 24: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
+	12, // 25: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
+	13, // 26: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
+	14, // 27: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
+	16, // 28: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
+	18, // 29: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
+	19, // 30: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
+	20, // 31: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
+	21, // 32: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
+	23, // 33: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
+	24, // 34: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
+	26, // 35: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
+	28, // 36: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
+	30, // 37: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
+	32, // 38: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
+	34, // 39: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
+	37, // 40: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
+	39, // 41: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
+	42, // 42: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
+	43, // 43: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
+	44, // 44: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
+	0,  // 45: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
+	5,  // 46: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
+	7,  // 47: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
+	0,  // 48: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
+	0,  // 49: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
+	11, // 50: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
+	1,  // 51: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
+	1,  // 52: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
+	15, // 53: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
+	17, // 54: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
+	11, // 55: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
+	0,  // 56: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
+	0,  // 57: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
+	22, // 58: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
+	1,  // 59: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
+	25, // 60: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
+	27, // 61: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
+	29, // 62: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
+	31, // 63: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
+	33, // 64: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
+	35, // 65: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
+	38, // 66: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
+	40, // 67: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
+	45, // 68: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
+	45, // 69: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
+	45, // 70: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
+	45, // [45:71] is the sub-list for method output_type
+	19, // [19:45] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_slacker_proto_init() }
@@ -2701,7 +3150,7 @@ func file_slacker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_slacker_proto_rawDesc), len(file_slacker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -98,6 +98,14 @@ const (
 	// AdminServiceCollectGarbageProcedure is the fully-qualified name of the AdminService's
 	// CollectGarbage RPC.
 	AdminServiceCollectGarbageProcedure = "/slacker.v1.AdminService/CollectGarbage"
+	// AdminServiceGetGarbageProcedure is the fully-qualified name of the AdminService's GetGarbage RPC.
+	AdminServiceGetGarbageProcedure = "/slacker.v1.AdminService/GetGarbage"
+	// AdminServiceStartScrubProcedure is the fully-qualified name of the AdminService's StartScrub RPC.
+	AdminServiceStartScrubProcedure = "/slacker.v1.AdminService/StartScrub"
+	// AdminServiceStopScrubProcedure is the fully-qualified name of the AdminService's StopScrub RPC.
+	AdminServiceStopScrubProcedure = "/slacker.v1.AdminService/StopScrub"
+	// AdminServiceGetScrubProcedure is the fully-qualified name of the AdminService's GetScrub RPC.
+	AdminServiceGetScrubProcedure = "/slacker.v1.AdminService/GetScrub"
 )
 
 // AdminServiceClient is a client for the slacker.v1.AdminService service.
@@ -132,6 +140,12 @@ type AdminServiceClient interface {
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error)
 	Check(context.Context, *connect.Request[v1.CheckRequest]) (*connect.ServerStreamForClient[v1.CheckEvent], error)
 	CollectGarbage(context.Context, *connect.Request[v1.CollectGarbageRequest]) (*connect.ServerStreamForClient[v1.CollectGarbageEvent], error)
+	GetGarbage(context.Context, *connect.Request[v1.GetGarbageRequest]) (*connect.Response[v1.Garbage], error)
+	// The scrub: verification of all data in the background. All three answer with
+	// its state.
+	StartScrub(context.Context, *connect.Request[v1.StartScrubRequest]) (*connect.Response[v1.Scrub], error)
+	StopScrub(context.Context, *connect.Request[v1.StopScrubRequest]) (*connect.Response[v1.Scrub], error)
+	GetScrub(context.Context, *connect.Request[v1.GetScrubRequest]) (*connect.Response[v1.Scrub], error)
 }
 
 // NewAdminServiceClient constructs a client for the slacker.v1.AdminService service. By default, it
@@ -277,6 +291,30 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("CollectGarbage")),
 			connect.WithClientOptions(opts...),
 		),
+		getGarbage: connect.NewClient[v1.GetGarbageRequest, v1.Garbage](
+			httpClient,
+			baseURL+AdminServiceGetGarbageProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetGarbage")),
+			connect.WithClientOptions(opts...),
+		),
+		startScrub: connect.NewClient[v1.StartScrubRequest, v1.Scrub](
+			httpClient,
+			baseURL+AdminServiceStartScrubProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("StartScrub")),
+			connect.WithClientOptions(opts...),
+		),
+		stopScrub: connect.NewClient[v1.StopScrubRequest, v1.Scrub](
+			httpClient,
+			baseURL+AdminServiceStopScrubProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("StopScrub")),
+			connect.WithClientOptions(opts...),
+		),
+		getScrub: connect.NewClient[v1.GetScrubRequest, v1.Scrub](
+			httpClient,
+			baseURL+AdminServiceGetScrubProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetScrub")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -304,6 +342,10 @@ type adminServiceClient struct {
 	getStatus       *connect.Client[v1.GetStatusRequest, v1.Status]
 	check           *connect.Client[v1.CheckRequest, v1.CheckEvent]
 	collectGarbage  *connect.Client[v1.CollectGarbageRequest, v1.CollectGarbageEvent]
+	getGarbage      *connect.Client[v1.GetGarbageRequest, v1.Garbage]
+	startScrub      *connect.Client[v1.StartScrubRequest, v1.Scrub]
+	stopScrub       *connect.Client[v1.StopScrubRequest, v1.Scrub]
+	getScrub        *connect.Client[v1.GetScrubRequest, v1.Scrub]
 }
 
 // CreateVolume calls slacker.v1.AdminService.CreateVolume.
@@ -416,6 +458,26 @@ func (c *adminServiceClient) CollectGarbage(ctx context.Context, req *connect.Re
 	return c.collectGarbage.CallServerStream(ctx, req)
 }
 
+// GetGarbage calls slacker.v1.AdminService.GetGarbage.
+func (c *adminServiceClient) GetGarbage(ctx context.Context, req *connect.Request[v1.GetGarbageRequest]) (*connect.Response[v1.Garbage], error) {
+	return c.getGarbage.CallUnary(ctx, req)
+}
+
+// StartScrub calls slacker.v1.AdminService.StartScrub.
+func (c *adminServiceClient) StartScrub(ctx context.Context, req *connect.Request[v1.StartScrubRequest]) (*connect.Response[v1.Scrub], error) {
+	return c.startScrub.CallUnary(ctx, req)
+}
+
+// StopScrub calls slacker.v1.AdminService.StopScrub.
+func (c *adminServiceClient) StopScrub(ctx context.Context, req *connect.Request[v1.StopScrubRequest]) (*connect.Response[v1.Scrub], error) {
+	return c.stopScrub.CallUnary(ctx, req)
+}
+
+// GetScrub calls slacker.v1.AdminService.GetScrub.
+func (c *adminServiceClient) GetScrub(ctx context.Context, req *connect.Request[v1.GetScrubRequest]) (*connect.Response[v1.Scrub], error) {
+	return c.getScrub.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the slacker.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Volumes.
@@ -448,6 +510,12 @@ type AdminServiceHandler interface {
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error)
 	Check(context.Context, *connect.Request[v1.CheckRequest], *connect.ServerStream[v1.CheckEvent]) error
 	CollectGarbage(context.Context, *connect.Request[v1.CollectGarbageRequest], *connect.ServerStream[v1.CollectGarbageEvent]) error
+	GetGarbage(context.Context, *connect.Request[v1.GetGarbageRequest]) (*connect.Response[v1.Garbage], error)
+	// The scrub: verification of all data in the background. All three answer with
+	// its state.
+	StartScrub(context.Context, *connect.Request[v1.StartScrubRequest]) (*connect.Response[v1.Scrub], error)
+	StopScrub(context.Context, *connect.Request[v1.StopScrubRequest]) (*connect.Response[v1.Scrub], error)
+	GetScrub(context.Context, *connect.Request[v1.GetScrubRequest]) (*connect.Response[v1.Scrub], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -589,6 +657,30 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("CollectGarbage")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceGetGarbageHandler := connect.NewUnaryHandler(
+		AdminServiceGetGarbageProcedure,
+		svc.GetGarbage,
+		connect.WithSchema(adminServiceMethods.ByName("GetGarbage")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceStartScrubHandler := connect.NewUnaryHandler(
+		AdminServiceStartScrubProcedure,
+		svc.StartScrub,
+		connect.WithSchema(adminServiceMethods.ByName("StartScrub")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceStopScrubHandler := connect.NewUnaryHandler(
+		AdminServiceStopScrubProcedure,
+		svc.StopScrub,
+		connect.WithSchema(adminServiceMethods.ByName("StopScrub")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceGetScrubHandler := connect.NewUnaryHandler(
+		AdminServiceGetScrubProcedure,
+		svc.GetScrub,
+		connect.WithSchema(adminServiceMethods.ByName("GetScrub")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/slacker.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceCreateVolumeProcedure:
@@ -635,6 +727,14 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceCheckHandler.ServeHTTP(w, r)
 		case AdminServiceCollectGarbageProcedure:
 			adminServiceCollectGarbageHandler.ServeHTTP(w, r)
+		case AdminServiceGetGarbageProcedure:
+			adminServiceGetGarbageHandler.ServeHTTP(w, r)
+		case AdminServiceStartScrubProcedure:
+			adminServiceStartScrubHandler.ServeHTTP(w, r)
+		case AdminServiceStopScrubProcedure:
+			adminServiceStopScrubHandler.ServeHTTP(w, r)
+		case AdminServiceGetScrubProcedure:
+			adminServiceGetScrubHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -730,4 +830,20 @@ func (UnimplementedAdminServiceHandler) Check(context.Context, *connect.Request[
 
 func (UnimplementedAdminServiceHandler) CollectGarbage(context.Context, *connect.Request[v1.CollectGarbageRequest], *connect.ServerStream[v1.CollectGarbageEvent]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.CollectGarbage is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetGarbage(context.Context, *connect.Request[v1.GetGarbageRequest]) (*connect.Response[v1.Garbage], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.GetGarbage is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) StartScrub(context.Context, *connect.Request[v1.StartScrubRequest]) (*connect.Response[v1.Scrub], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.StartScrub is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) StopScrub(context.Context, *connect.Request[v1.StopScrubRequest]) (*connect.Response[v1.Scrub], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.StopScrub is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetScrub(context.Context, *connect.Request[v1.GetScrubRequest]) (*connect.Response[v1.Scrub], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.GetScrub is not implemented"))
 }
