@@ -4,7 +4,10 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/stack"
 )
@@ -84,7 +87,14 @@ func NewSnapshotter(b *Bed) Driver {
 		})
 		return stack.ProxyPlugin{Name: "slacker", Address: socket}, err
 	}
-	d.unplug = func() { d.snapshotter.Stop() }
+	// What it has attached and mounted outlives it, for the one that is started next.
+	d.unplug = func() {
+		d.snapshotter.Stop()
+		for _, at := range slices.Backward(stack.MountsBelow(filepath.Join(dir, "root"))) {
+			_ = unix.Unmount(at, 0) // the bed says what is still mounted
+		}
+		b.detachAll(filepath.Join(dir, "attached"), false)
+	}
 	d.prepare = func(ctx context.Context, i Image) error {
 		if err := d.Pull(ctx, i); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,25 +26,39 @@ func (d *slackerDriver) Start(ctx context.Context) error {
 }
 
 // Stop detaches what a run that failed has left.
-func (d *slackerDriver) Stop() {
-	if d.bed.server == nil {
+func (d *slackerDriver) Stop() { d.bed.detachAll(d.bed.stateDir(), true) }
+
+func (b *Bed) stateDir() string { return filepath.Join(b.dir, "state") }
+
+// stopTimeout bounds what is done for a run that failed.
+const stopTimeout = time.Minute
+
+// detachAll detaches what is attached by a state directory, while slackerd runs; the
+// bed says what is still mounted after it. Volumes of tasks are deleted too.
+func (b *Bed) detachAll(stateDir string, remove bool) {
+	if b.server == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	out, err := command(ctx, d.bed.Link.Worker, d.args("list", "--json")...)
+	client := b.clientArgs(stateDir)
+	out, err := command(ctx, b.Link.Worker, append(client, "list", "--json")...)
 	var attached []struct{ Target string }
 	if err != nil || json.Unmarshal([]byte(out), &attached) != nil {
-		return // the bed says what is still mounted
+		return
 	}
 	for _, a := range attached {
-		_ = d.client(ctx, "detach", "--force", a.Target) // likewise
-		_ = d.bed.ctl(ctx, nil, "volume", "rm", a.Target, "--with-snapshots")
+		_, _ = command(ctx, b.Link.Worker, append(client, "detach", "--force", a.Target)...)
+		if remove {
+			_ = b.ctl(ctx, nil, "volume", "rm", a.Target, "--with-snapshots")
+		}
 	}
 }
 
-// stopTimeout bounds what is done for a run that failed.
-const stopTimeout = time.Minute
+// clientArgs are slacker-client and its global flags.
+func (b *Bed) clientArgs(stateDir string) []string {
+	return slices.Clip([]string{filepath.Join(b.Bin, "slacker-client"), "--server", b.server.url, "--state-dir", stateDir})
+}
 
 func (d *slackerDriver) Prepare(ctx context.Context, i Image) error { return d.bed.importImage(ctx, i) }
 
@@ -74,12 +89,8 @@ func (d *slackerDriver) client(ctx context.Context, args ...string) error {
 	if _, err := d.bed.Slackerd(ctx); err != nil {
 		return err
 	}
-	_, err := command(ctx, d.bed.Link.Worker, d.args(args...)...)
+	_, err := command(ctx, d.bed.Link.Worker, append(d.bed.clientArgs(d.bed.stateDir()), args...)...)
 	return err
-}
-
-func (d *slackerDriver) args(args ...string) []string {
-	return append([]string{filepath.Join(d.bed.Bin, "slacker-client"), "--server", d.bed.server.url, "--state-dir", filepath.Join(d.bed.dir, "state")}, args...)
 }
 
 // Push makes a snapshot of a clone that the task has run on.
