@@ -34,6 +34,7 @@ type host struct {
 	f          *testServer
 	dir        string
 	snapshot   *stack.Process
+	start      stack.ContainerdOptions
 	containerd *stack.Containerd
 }
 
@@ -94,13 +95,19 @@ func startHost(t *testing.T, f *testServer, programs stack.Programs, v stack.Ver
 	if v == stack.V2 {
 		config += unpackConfig
 	}
-	c, err := stack.StartContainerd(t.Context(), stack.ContainerdOptions{Programs: programs, Version: v, Dir: filepath.Join(h.dir, "c"),
-		Plugins: []stack.ProxyPlugin{{Name: "slacker", Address: h.address()}}, Config: config})
+	h.start = stack.ContainerdOptions{Programs: programs, Version: v, Dir: filepath.Join(h.dir, "c"),
+		Plugins: []stack.ProxyPlugin{{Name: "slacker", Address: h.address()}}, Config: config}
+	h.startContainerd()
+	return h
+}
+
+func (h *host) startContainerd() {
+	h.t.Helper()
+	c, err := stack.StartContainerd(h.t.Context(), h.start)
 	if err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
 	h.containerd = c
-	return h
 }
 
 // end stops everything and wants nothing to be left.
@@ -249,22 +256,20 @@ func (h *host) pullsNothing(r *stack.Registry, ref, want string) {
 // runs runs containers: one beside one that is running, on clones of their own.
 func (h *host) runs(ref, want string) {
 	h.t.Helper()
-	id := "sn-" + filepath.Base(h.dir)
-	h.ctr("run", "-d", "--snapshotter", "slacker", "--net-host", ref, id, "/bin/busybox", "sleep", "1000")
-	out := h.ctr("run", "--rm", "--snapshotter", "slacker", "--net-host", ref, id+"-2", "/bin/busybox", "cat", "/data/last")
+	h.ctr("run", "-d", "--snapshotter", "slacker", "--net-host", ref, h.id(), "/bin/busybox", "sleep", "1000")
+	out := h.ctr("run", "--rm", "--snapshotter", "slacker", "--net-host", ref, h.id()+"-2", "/bin/busybox", "cat", "/data/last")
 	if strings.TrimSpace(out) != want {
 		h.t.Errorf("the top layer says %q, want %s", out, want)
 	}
-	h.ctr("tasks", "exec", "--exec-id", "x", id, "/bin/busybox", "touch", "/data/own")
-	out = h.ctr("tasks", "exec", "--exec-id", "y", id, "/bin/busybox", "ls", "/data")
-	if !strings.Contains(out, "own") {
+	h.exec("touch", "/data/own")
+	if out = h.exec("ls", "/data"); !strings.Contains(out, "own") {
 		h.t.Errorf("the container does not see its own file in %q", out)
 	}
 }
 
 // TestSecondWorkerPullsNothing: what one worker has unpacked, another has
-// without its layers going over the network, and both run it. Each goes on after
-// its snapshotter was killed.
+// without its layers going over the network, and both run it. Containers go on
+// after slackerd, the snapshotter and containerd were killed, and new ones start.
 func TestSecondWorkerPullsNothing(t *testing.T) {
 	f, r, programs := startStack(t)
 	for _, v := range versions(t, programs) {
@@ -278,15 +283,41 @@ func TestSecondWorkerPullsNothing(t *testing.T) {
 			}
 			second := startHost(t, f, programs, v, "")
 			second.pullsNothing(r, ref, "3")
-			first.snapshot.Kill()
-			first.startSnapshotter()
-			await(t, "containerd finds the snapshotter again", func() bool {
-				_, err := first.containerd.Ctr(t.Context(), "snapshots", "--snapshotter", "slacker", "ls")
-				return err == nil
-			})
+			first.runs(ref, "3")
+			first.killAll()
+			if out := first.exec("ls", "/data"); !strings.Contains(out, "own") {
+				t.Errorf("after everything was killed the container sees %q", out)
+			}
+			first.ctr("tasks", "rm", "-f", first.id())
+			first.ctr("containers", "rm", first.id())
 			first.runs(ref, "3")
 		})
 	}
+}
+
+// killAll kills slackerd, the snapshotter and containerd beside a container that
+// runs, and starts them again.
+func (h *host) killAll() {
+	h.t.Helper()
+	// slackerd last: a process that waits for it in the kernel cannot be killed.
+	h.snapshot.Kill()
+	h.containerd.KillDaemon()
+	h.f.kill()
+	h.f.start()
+	h.startSnapshotter()
+	h.startContainerd()
+	await(h.t, "containerd finds the snapshotter again", func() bool {
+		_, err := h.containerd.Ctr(h.t.Context(), "snapshots", "--snapshotter", "slacker", "ls")
+		return err == nil
+	})
+}
+
+func (h *host) id() string { return "sn-" + filepath.Base(h.dir) }
+
+// exec runs a command in the container that runs runs.
+func (h *host) exec(args ...string) string {
+	h.t.Helper()
+	return h.ctr(append([]string{"tasks", "exec", "--exec-id", "x" + rand.Text()[:6], h.id(), "/bin/busybox"}, args...)...)
 }
 
 // TestImportedImage: an image whose layers were imported is pulled without them.
