@@ -38,12 +38,14 @@ const readBufferBytes = 64 << 10
 // number of goroutines. Requests that lose the connection fail with
 // block.Unavailable; they may or may not have been carried out.
 type Conn struct {
-	conn net.Conn
+	conn stream
 	info Info
 	addr Addr
 
 	sendMu sync.Mutex // held while one request goes out
 	header [requestHeaderBytes]byte
+	held   []byte // requests that are to be sent with the next
+	ended  bool   // nothing may use the stream any more
 
 	mu      sync.Mutex
 	pending map[uint64]*call
@@ -53,6 +55,7 @@ type Conn struct {
 	done    chan struct{} // closed once the receiver has ended
 
 	received atomic.Uint64 // grows with every reply
+	closing  sync.Once
 }
 
 // Dial connects to the server at addr (tcp://HOST:PORT or unix:///PATH) and
@@ -71,8 +74,8 @@ func Dial(ctx context.Context, addr, export string, opts Options) (*Conn, error)
 
 // newConn starts a connection that has been negotiated.
 func newConn(nc net.Conn, addr Addr, info Info, stall time.Duration) *Conn {
-	c := &Conn{conn: nc, info: info, addr: addr, pending: map[uint64]*call{}, dead: make(chan struct{}), done: make(chan struct{})}
-	go c.receive(bufio.NewReaderSize(nc, readBufferBytes))
+	c := &Conn{conn: streamOf(nc), info: info, addr: addr, pending: map[uint64]*call{}, dead: make(chan struct{}), done: make(chan struct{})}
+	go c.receive(bufio.NewReaderSize(c.conn, readBufferBytes))
 	if stall > 0 {
 		go c.watch(stall)
 	}
@@ -166,9 +169,12 @@ func (c *Conn) Close() error {
 // in flight fail, though the server finishes them.
 func (c *Conn) Disconnect() error {
 	c.sendMu.Lock()
-	_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	c.putHeader(protocol.TRANSMISSION_TYPE_REQUEST_DISC, 0, 0, 0, 0)
-	_, err := c.conn.Write(c.header[:])
+	var err error
+	if !c.ended {
+		_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+		c.putHeader(protocol.TRANSMISSION_TYPE_REQUEST_DISC, 0, 0, 0, 0)
+		_, err = c.conn.Write(append(c.held, c.header[:]...))
+	}
 	c.sendMu.Unlock()
 	if cerr := c.Close(); err == nil {
 		err = cerr
@@ -186,7 +192,7 @@ func (c *Conn) fail(reason error) {
 		close(c.dead)
 	}
 	c.mu.Unlock()
-	_ = c.conn.Close() // wakes the receiver, which then completes every call
+	c.closing.Do(func() { _ = c.conn.Close() }) // wakes the receiver, which then completes every call
 }
 
 // watch ends the connection when requests wait and nothing arrives.

@@ -31,13 +31,17 @@ func (c *Conn) receive(r *bufio.Reader) {
 		err = c.receiveOne(r)
 	}
 	c.fail(block.Wrap(block.Unavailable, err, "NBD connection to "+c.addr.String()))
+	c.sendMu.Lock() // a sender that waited has been woken
+	c.ended = true
+	c.conn.release()
+	c.sendMu.Unlock()
 	c.mu.Lock()
 	left, reason := c.pending, c.err
 	c.pending = map[uint64]*call{}
 	c.mu.Unlock()
 	for _, k := range left {
 		k.err = reason
-		k.done <- struct{}{}
+		c.tell(k)
 	}
 }
 
@@ -167,6 +171,15 @@ func (c *Conn) finish(cookie uint64, k *call) {
 	c.mu.Lock()
 	delete(c.pending, cookie)
 	c.mu.Unlock()
+	c.tell(k)
+}
+
+// tell tells the maker of k that it is done.
+func (c *Conn) tell(k *call) {
+	if k.async != nil {
+		k.async.completed(c)
+		return
+	}
 	k.done <- struct{}{}
 }
 

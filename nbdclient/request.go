@@ -22,6 +22,7 @@ type call struct {
 	err     error  // the first error the server gave
 	filling bool   // the receiver is using p; guarded by Conn.mu
 	done    chan struct{}
+	async   *Request // told instead of done
 }
 
 var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
@@ -231,16 +232,31 @@ func (c *Conn) send(ctx context.Context, cmd, flags uint16, cookie, offBytes uin
 		defer stop()
 	}
 	c.putHeader(cmd, flags, cookie, offBytes, lengthBytes)
-	var err error
-	if cmd == protocol.TRANSMISSION_TYPE_REQUEST_WRITE {
-		bufs := net.Buffers{c.header[:], p}
-		_, err = bufs.WriteTo(c.conn)
-	} else {
-		_, err = c.conn.Write(c.header[:])
+	c.held = append(c.held, c.header[:]...)
+	if cmd != protocol.TRANSMISSION_TYPE_REQUEST_WRITE {
+		p = nil
 	}
-	if err != nil {
-		c.fail(block.Errorf(block.Unavailable, "NBD connection to %s: send: %w", c.addr, err))
+	if !c.transmit(p) {
 		return c.Err()
 	}
 	return nil
+}
+
+// transmit sends what is held back and then p; the caller holds sendMu. When
+// that fails the connection is dead.
+func (c *Conn) transmit(p []byte) bool {
+	var err error
+	switch {
+	case c.ended:
+		err = net.ErrClosed
+	case p == nil:
+		_, err = c.conn.Write(c.held)
+	default:
+		err = c.conn.writeTwo(c.held, p)
+	}
+	c.held = c.held[:0]
+	if err != nil {
+		c.fail(block.Errorf(block.Unavailable, "NBD connection to %s: send: %w", c.addr, err))
+	}
+	return err == nil
 }

@@ -2,6 +2,7 @@ package nbdclient
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -77,6 +78,17 @@ func TestSlotNamesGrow(t *testing.T) {
 // died: the write must not be seen on the other slot before the first has a new
 // connection, however much traffic the other slot carries.
 func TestReplayWaitsForFencing(t *testing.T) {
+	for name, write := range map[string]func(*Session, []byte) error{
+		"waiting": func(s *Session, p []byte) error { return s.WriteAt(context.Background(), p, 0, false) },
+		"submitted": func(s *Session, p []byte) error {
+			return submitAll(s, &Request{Op: OpWrite, Data: p})
+		},
+	} {
+		t.Run(name, func(t *testing.T) { replayWaitsForFencing(t, write) })
+	}
+}
+
+func replayWaitsForFencing(t *testing.T, write func(*Session, []byte) error) {
 	f := newFakeServer(t)
 	var mu sync.Mutex
 	victim, writes, back := "", 0, false // slot prefix of the first write; how many were seen
@@ -106,7 +118,7 @@ func TestReplayWaitsForFencing(t *testing.T) {
 	s := openTest(t, f.addr, sessionOptions(2))
 	eventually(t, "both slots connected", allConnected(s))
 	done := make(chan error, 1)
-	go func() { done <- s.WriteAt(t.Context(), bytes.Repeat([]byte{9}, 512), 0, false) }()
+	go func() { done <- write(s, bytes.Repeat([]byte{9}, 512)) }()
 	eventually(t, "one slot is dead", func() bool { live, _ := s.Connected(); return live == 1 })
 	p := make([]byte, 512)
 	for range 200 {
