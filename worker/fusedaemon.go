@@ -6,13 +6,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"time"
-	"unsafe"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/fusefile"
 	"github.com/slackerd/slacker/nbdclient"
 )
 
@@ -39,7 +38,7 @@ const (
 // fuseDaemon serves the file system of one target.
 type fuseDaemon struct {
 	*running
-	device  *fuseDevice
+	device  *fusefile.Device
 	session *nbdclient.Session
 	keeper  *keeper // nil on kernels where no standby can take over
 	log     *zap.Logger
@@ -64,12 +63,12 @@ func (r *running) mountAndServe(logger *zap.Logger) error {
 	if !r.state.ReadOnly && session.Info().Flags.Has(nbdclient.FlagReadOnly) {
 		return joinLine(block.Errorf(block.ReadOnly, "attach %s: the server offers it read-only", r.target), session.Close())
 	}
-	device, err := mountFuse(r.store.fuseDir(r.target))
+	device, err := fusefile.Mount(r.store.fuseDir(r.target))
 	if err != nil {
 		return joinLine(err, session.Close())
 	}
 	d := &fuseDaemon{running: r, device: device, session: session, log: logger}
-	server, err := device.serve(d.fileSystem())
+	server, err := d.fileSystem()
 	if err != nil {
 		return joinLine(err, session.Close(), unmount(r.store.fuseDir(r.target), true))
 	}
@@ -78,21 +77,24 @@ func (r *running) mountAndServe(logger *zap.Logger) error {
 }
 
 // takeOverFuse goes on where an agent that died at died has left off.
-func (r *running) takeOverFuse(b briefing, device *os.File, died time.Time, logger *zap.Logger) error {
-	d := &fuseDaemon{running: r, device: &fuseDevice{file: device, maxWrite: b.MaxWrite}, log: logger}
-	if len(b.Init) != int(unsafe.Sizeof(d.device.init)) || b.MaxWrite <= 0 || b.MaxWrite > maxFuseWrite {
-		return block.Errorf(block.Invalid, "take over %s: the agent's first message from the kernel has %d bytes, its writes %d", r.target, len(b.Init), b.MaxWrite)
+func (r *running) takeOverFuse(b briefing, file *os.File, died time.Time, logger *zap.Logger) error {
+	if b.Fuse == nil {
+		return block.Errorf(block.Invalid, "take over %s: the agent did not say what it agreed on with the kernel", r.target)
 	}
-	copy(initBytes(&d.device.init), b.Init)
+	device, err := fusefile.Resume(file, *b.Fuse)
+	if err != nil {
+		return err
+	}
+	d := &fuseDaemon{running: r, device: device, log: logger}
 	d.standBy(0)
-	err := d.reconnect(died)
+	err = d.reconnect(died)
 	if err != nil {
 		d.keeper.dismiss()
 		return err
 	}
-	server, err := d.device.serve(d.fileSystem())
+	server, err := d.fileSystem()
 	if err == nil {
-		err = d.device.resend()
+		err = device.Resend()
 	}
 	if err != nil {
 		d.keeper.dismiss()
@@ -102,17 +104,17 @@ func (r *running) takeOverFuse(b briefing, device *os.File, died time.Time, logg
 	return d.run(server)
 }
 
-func (d *fuseDaemon) fileSystem() *fuseFS {
-	return newFuseFS(d.session, filepath.Base(d.store.fuseFile(d.target)), d.state.ReadOnly)
+func (d *fuseDaemon) fileSystem() (*fusefile.Server, error) {
+	return fusefile.NewServer(d.device, d.session, filepath.Base(d.store.fuseFile(d.target)), d.state.ReadOnly, d.log)
 }
 
 func (d *fuseDaemon) standBy(delay time.Duration) {
-	if !d.device.canResend() {
+	if !d.device.Settings.CanResend {
 		d.log.Warn("no standby: the kernel cannot hand out requests anew; if this process is killed, its device dies")
 		return
 	}
-	b := briefing{Version: standbyVersion, Role: AgentFuseDaemon, Init: initBytes(&d.device.init), MaxWrite: d.device.maxWrite}
-	d.keeper = d.keepStandby(b, d.device.file, delay, d.log)
+	b := briefing{Version: standbyVersion, Role: AgentFuseDaemon, Fuse: &d.device.Settings}
+	d.keeper = d.keepStandby(b, d.device.File, delay, d.log)
 }
 
 // reconnect opens the session anew. Every slot has to be connected before any
@@ -178,19 +180,19 @@ func (d *fuseDaemon) whileCurrent() (context.Context, func()) {
 // run serves until the file system has been unmounted or the daemon is to end.
 // Without a standby SIGTERM ends it; with one a volume that is attached only
 // changes its process.
-func (d *fuseDaemon) run(server *fuse.Server) error {
+func (d *fuseDaemon) run(server *fusefile.Server) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	served := make(chan struct{})
-	go func() { server.Serve(); close(served) }()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve() }()
 	d.report("mounted", nil)
 	watch := time.NewTicker(watchInterval)
 	defer watch.Stop()
 	for {
 		select {
-		case <-served:
+		case err := <-served:
 			d.keeper.dismiss()
-			return d.session.Close()
+			return joinLine(err, d.session.Close())
 		case sig := <-signals:
 			if d.wanted() && (d.keeper != nil || sig == unix.SIGHUP) {
 				err := d.keeper.handOver()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/fusefile"
 )
 
 // Descriptors of a standby.
@@ -37,10 +38,9 @@ const (
 
 // briefing is what an agent tells its standby, in one line of JSON.
 type briefing struct {
-	Version  int    `json:"version"`
-	Role     string `json:"role"` // AgentMonitor or AgentFuseDaemon
-	Init     []byte `json:"init,omitempty"`
-	MaxWrite int    `json:"max_write,omitempty"`
+	Version int                `json:"version"`
+	Role    string             `json:"role"` // AgentMonitor or AgentFuseDaemon
+	Fuse    *fusefile.Settings `json:"fuse,omitempty"`
 }
 
 // standby is the process that takes an agent's place when it dies: it holds
