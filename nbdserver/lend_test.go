@@ -85,11 +85,11 @@ func newLenders(t *testing.T) (*lenders, []byte) {
 // third cannot be lent after all, among commands of other kinds: each gets its
 // own data, whole, whatever waits in the socket meanwhile.
 func TestLentReads(t *testing.T) {
-	for _, structured := range []bool{false, true} {
+	for _, mode := range modes {
 		b, want := newLenders(t)
 		b.refuse = func(off uint64) bool { return off/4096%3 == 0 }
 		b.Slow = func(off uint64, _ int) bool { return b.refuse(off) } // another goroutine answers
-		p := enter(t, start(t, b), structured)
+		p := enterMode(t, start(t, b), mode)
 		lengths := []uint32{4096, 60 << 10, 64 << 10, 128 << 10, 100 << 10, 1<<20 - 4096, 1 << 20, 1<<20 + 4096, 2 << 20}
 		const each = 12
 		sent := make(chan struct{})
@@ -98,18 +98,18 @@ func TestLentReads(t *testing.T) {
 			defer close(sent)
 			for k := range each * len(lengths) {
 				n := lengths[k%len(lengths)]
-				if _, err := p.nc.Write(commandBytes(0, cRead, uint64(k), offset(k), n, nil)); err != nil {
+				if _, err := p.nc.Write(mode.bytes(ask{cmd: cRead, cookie: uint64(k), off: offset(k), length: uint64(n)})); err != nil {
 					t.Errorf("send: %v", err)
 				}
 				if k%5 == 0 {
-					if _, err := p.nc.Write(commandBytes(0, cFlush, 1<<32, 0, 0, nil)); err != nil {
+					if _, err := p.nc.Write(mode.bytes(ask{cmd: cFlush, cookie: 1 << 32})); err != nil {
 						t.Errorf("send: %v", err)
 					}
 				}
 			}
 		}()
 		for left := each * len(lengths); left > 0; {
-			cookie, got := p.anyRead(structured, lengths)
+			cookie, got := p.anyRead(lengths)
 			if cookie == 1<<32 {
 				continue
 			}
@@ -127,7 +127,7 @@ func TestLentReads(t *testing.T) {
 }
 
 // anyRead reads the reply of a READ, whose cookie tells its length, or of a FLUSH.
-func (p *peer) anyRead(structured bool, lengths []uint32) (uint64, []byte) {
+func (p *modePeer) anyRead(lengths []uint32) (uint64, []byte) {
 	p.t.Helper()
 	head := p.read(16)
 	cookie := be.Uint64(head[8:])
@@ -135,13 +135,21 @@ func (p *peer) anyRead(structured bool, lengths []uint32) (uint64, []byte) {
 		if e := be.Uint32(head[4:]); e != 0 {
 			p.t.Fatalf("command %d: error %d", cookie, e)
 		}
-		if structured || cookie == 1<<32 {
+		if p.mode != simple || cookie == 1<<32 {
 			return cookie, nil
 		}
 		return cookie, p.read(int(lengths[cookie%uint64(len(lengths))]))
 	}
-	n := be.Uint32(p.read(4))
-	if be.Uint32(head) != chunkMagic || be.Uint16(head[6:]) != 1 || n != 8+lengths[cookie%uint64(len(lengths))] {
+	magic, n := chunkMagic, uint64(0)
+	if p.mode == extended {
+		magic, n = extChunkMagic, be.Uint64(p.read(16)[8:])
+	} else {
+		n = uint64(be.Uint32(p.read(4)))
+	}
+	if be.Uint32(head) == magic && be.Uint16(head[6:]) == 0 && cookie == 1<<32 && n == 0 {
+		return cookie, nil
+	}
+	if be.Uint32(head) != magic || be.Uint16(head[6:]) != 1 || n != 8+uint64(lengths[cookie%uint64(len(lengths))]) {
 		p.t.Fatalf("chunk %x of %d bytes: want data", head, n)
 	}
 	return cookie, p.read(int(n))[8:]
