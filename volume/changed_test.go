@@ -53,9 +53,8 @@ func TestChanged(t *testing.T) {
 	}
 	wantKind(t, s.DeleteSnapshot(ctx, "v", "a"), block.Busy)
 	must[Info](t)(s.Clone(ctx, "v", "a", "c"))
-	c := openDevice(t, s, "c")
 	must[Info](t)(s.Resize(ctx, "c", 8*mib))
-	c = openDevice(t, s, "c")
+	c := openDevice(t, s, "c")
 	mustDo(t, c.WriteAt(ctx, pattern(3, block.Size), 6*mib, false))
 	if got := changedText(t, c, base, 0, 8*mib, 10); got != "6291456:false 4096:true 2093056:false " {
 		t.Errorf("the clone: %s", got)
