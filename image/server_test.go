@@ -37,6 +37,7 @@ type server struct {
 	aliases   map[string]string // what an export is called in memory
 	sizes     map[string]uint64
 	pending   map[string]string // import id: target
+	published []*slackerv1.PublishRequest
 	aborted   int
 	failAbort bool
 }

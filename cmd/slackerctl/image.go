@@ -15,13 +15,13 @@ import (
 func (a *app) image() *cobra.Command {
 	return a.noun(&cobra.Command{
 		Use:   "image",
-		Short: "Import and export images",
+		Short: "Import, export and push images",
 		Long: `image imports disk images, archives, directories and container images as snapshots,
 and exports snapshots and volumes as disk images, and snapshots as container images.`,
 		Example: `  slackerctl image import debian.qcow2 debian@v1
   slackerctl image export debian@v1 debian.raw
   slackerctl image export debian@v1 docker://registry.example.org/debian:v1`,
-	}, a.imageImport(), a.imageExport())
+	}, a.imageImport(), a.imageExport(), a.imagePush())
 }
 
 func (a *app) imageImport() *cobra.Command {

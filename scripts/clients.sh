@@ -1,0 +1,211 @@
+#!/bin/bash
+# clients.sh [CLIENT...]: runs real images by ctr, nerdctl and crictl (a client of
+# Kubernetes' interface) on slacker-snapshotter, and prints how long each took.
+# Registry, slackerd, snapshotter and containerd are started here, in a network
+# namespace of their own, and everything is taken away again, also after a
+# failure. Images come from .cache/hellobench (make hellobench-images), programs
+# from bin and .cache/stack; crictl and nerdctl are built when they are missing.
+#
+#   IMAGES    which images; default: busybox redis postgres python gcc
+#   CRICTL    crictl's version
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+images=${IMAGES:-busybox redis postgres python gcc}
+clients=("$@")
+[ $# -gt 0 ] || clients=(ctr nerdctl crictl)
+crictl_version=${CRICTL:-v1.34.0}
+stack=${SLACKER_STACK:-$PWD/.cache/stack}
+port=5000
+
+fail() {
+	printf 'clients: %s\n' "$*" >&2
+	exit 1
+}
+say() { printf 'clients: %s\n' "$*" >&2; }
+now() { date +%s%N; }
+seconds() { printf '%d.%02d' $((($2 - $1) / 1000000000)) $((($2 - $1) / 10000000 % 100)); }
+
+if [ -z "${CLIENTS_INSIDE:-}" ]; then
+	[ "$(id -u)" = 0 ] || fail "want root, to attach and mount block devices"
+	./scripts/stack.sh debian v2 >&2
+	for client in "${clients[@]}"; do
+		case $client in
+		ctr) ;;
+		nerdctl) ./scripts/stack.sh nerdctl >&2 ;;
+		crictl)
+			if [ ! -x "$stack/crictl/bin/crictl" ]; then
+				say "building crictl $crictl_version"
+				GOBIN=$stack/crictl/bin CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "sigs.k8s.io/cri-tools/cmd/crictl@$crictl_version"
+			fi
+			;;
+		*) fail "want ctr, nerdctl or crictl, got $client" ;;
+		esac
+	done
+	[ -x bin/slacker-snapshotter ] || make --no-print-directory build >&2
+	[ -x bin/hellobench ] || go build -o bin/hellobench ./bench/hellobench
+	# shellcheck disable=SC2086
+	bin/hellobench build $images hello-world
+	CLIENTS_INSIDE=1 exec unshare --net --mount -- "$0" "${clients[@]}"
+fi
+ip link set lo up
+
+work=$(mktemp -d /tmp/clients.XXXXXX)
+pids=()
+cleanup() {
+	status=$?
+	trap - EXIT
+	set +e
+	[ $status = 0 ] || for log in snapshotter containerd slackerd; do tail -n 5 "$work/$log.log" 2>/dev/null | sed "s/^/clients: $log: /" >&2; done
+	for id in $(ctr_ task ls -q 2>/dev/null); do ctr_ task kill -s KILL "$id" >/dev/null 2>&1; done
+	for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
+		kill "${pids[i]}" 2>/dev/null
+		wait "${pids[i]}" 2>/dev/null
+	done
+	bin/slacker-client --server "$api" --state-dir "$work/att" list --json 2>/dev/null | sed -n 's/.*"target": "\(.*\)".*/\1/p' |
+		while read -r target; do bin/slacker-client --server "$api" --state-dir "$work/att" detach --force "$target"; done
+	[ -z "${slackerd:-}" ] || { kill "$slackerd" && wait "$slackerd"; } 2>/dev/null
+	awk -v dir="$work/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | tac | xargs -r -n1 umount -l
+	[ -n "${KEEP:-}" ] || rm -rf --one-file-system "$work"
+	exit $status
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# begin NAME READY COMMAND...: starts a daemon and waits until READY succeeds.
+begin() {
+	local name=$1 ready=$2
+	shift 2
+	"$@" >"$work/$name.log" 2>&1 &
+	pids+=($!)
+	for _ in $(seq 300); do
+		if eval "$ready" >/dev/null 2>&1; then return; fi
+		kill -0 "${pids[-1]}" 2>/dev/null || fail "$name ended: $(tail -n 3 "$work/$name.log")"
+		sleep 0.1
+	done
+	fail "$name does not answer: $(tail -n 3 "$work/$name.log")"
+}
+ctr_() { "$stack/v2/bin/ctr" --address "$work/c.sock" -n k8s.io "$@"; }
+
+api=http://127.0.0.1:10808
+registry=127.0.0.1:$port
+cat >"$work/registry.yml" <<END
+version: 0.1
+log: {level: warn, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: $PWD/.cache/hellobench/registry}}
+http: {addr: "$registry", secret: of-no-use}
+END
+cat >"$work/containerd.toml" <<END
+version = 2
+root = "$work/root"
+state = "$work/state"
+[grpc]
+address = "$work/c.sock"
+[ttrpc]
+address = "$work/c.sock.ttrpc"
+[proxy_plugins.slacker]
+type = "snapshot"
+address = "$work/sn.sock"
+[plugins."io.containerd.internal.v1.opt"]
+path = "$work/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "$registry/pause:latest"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "slacker"
+[plugins."io.containerd.grpc.v1.cri".cni]
+conf_dir = "$work/cni"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+platform = "linux/amd64"
+snapshotter = "slacker"
+END
+begin registry "curl -sf http://$registry/v2/" "$stack/debian/bin/docker-registry" serve "$work/registry.yml"
+begin slackerd "curl -sf $api/readyz" bin/slackerd serve --data-dir "$work/data" --nbd-listen tcp://127.0.0.1:10809 --api-listen tcp://127.0.0.1:10808
+slackerd=${pids[-1]}
+unset 'pids[-1]' # it ends after what is attached
+begin snapshotter "test -S $work/sn.sock" bin/slacker-snapshotter --server "$api" --listen "$work/sn.sock" --root "$work/sn" \
+	--state-dir "$work/att" --size 8GiB
+begin containerd "ctr_ version" env PATH="$stack/v2/bin:$PATH" "$stack/v2/bin/containerd" --config "$work/containerd.toml"
+
+# shellcheck disable=SC2086
+bin/hellobench build -push "$registry" $images >&2
+# The container that holds a pod's namespaces: the program sleeps.
+skopeo --insecure-policy copy -q --src-tls-verify=false "docker://$registry/busybox" "oci:$work/pause:latest" 2>/dev/null || fail "busybox is needed for pods: IMAGES lacks it"
+umoci config --image "$work/pause:latest" --config.cmd sleep --config.cmd 1000000
+skopeo --insecure-policy copy -q --dest-tls-verify=false "oci:$work/pause:latest" "docker://$registry/pause:latest"
+
+# hello IMAGE: what to run, an argument a line, and what it says then.
+hello() {
+	case $1 in
+	busybox) args=(echo hello) want=hello ;;
+	redis) args=(redis-server --port 0 --unixsocket /tmp/sock) want='eady to accept connections' ;;
+	postgres) args=(postgres -c listen_addresses=) want='database system is ready to accept connections' ;;
+	python) args=(python -c 'print("hello")') want=hello ;;
+	gcc) args=(sh -c 'echo "int puts(const char *); int main(void) { puts(\"hello\"); return 0; }" >/tmp/a.c && gcc -o /tmp/a /tmp/a.c && /tmp/a') want=hello ;;
+	*) fail "no task for $1" ;;
+	esac
+}
+# await TEXT COMMAND...: until the output of COMMAND has TEXT.
+await() {
+	local text=$1
+	shift
+	for _ in $(seq 1200); do
+		if "$@" 2>/dev/null | grep -q "$text"; then return; fi
+		sleep 0.05
+	done
+	echo "it does not say $text: $("$@" 2>&1 | tail -n 3)"
+	return 1
+}
+nerdctl_() {
+	PATH="$stack/v2/bin:$PATH" "$stack/nerdctl/bin/nerdctl" --address "$work/c.sock" --namespace k8s.io --snapshotter slacker --insecure-registry \
+		--data-root "$work/nerdctl" --cgroup-manager cgroupfs --cni-netconfpath "$work/cni" "$@"
+}
+crictl_() { "$stack/crictl/bin/crictl" --runtime-endpoint "unix://$work/c.sock" --image-endpoint "unix://$work/c.sock" "$@"; }
+json() { python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@"; }
+
+# CLIENT_pull, CLIENT_run and CLIENT_rm work on $ref and $id.
+ctr_pull() { ctr_ image pull --plain-http --snapshotter slacker "$ref"; }
+ctr_run() {
+	ctr_ run -d --snapshotter slacker --log-uri "file://$work/$id.out" "$ref" "$id" "${args[@]}"
+	await "$want" cat "$work/$id.out"
+}
+ctr_rm() {
+	ctr_ task kill -s KILL "$id" 2>/dev/null || true
+	ctr_ task rm -f "$id" || true
+	ctr_ container rm "$id"
+	ctr_ image rm --sync "$ref"
+}
+nerdctl_pull() { nerdctl_ pull -q "$ref"; }
+nerdctl_run() {
+	nerdctl_ run -d --net none --name "$id" "$ref" "${args[@]}"
+	await "$want" nerdctl_ logs "$id"
+}
+nerdctl_rm() { nerdctl_ rm -f "$id" && nerdctl_ rmi -f "$ref"; }
+crictl_pull() { crictl_ pull "$ref"; }
+crictl_run() {
+	printf '{"metadata": {"name": "%s", "namespace": "default", "uid": "%s"}, "log_directory": "%s", "linux": {"security_context": {"namespace_options": {"network": 2}}}}' \
+		"$id" "$id" "$work" >"$work/pod.json"
+	printf '{"metadata": {"name": "%s"}, "image": {"image": "%s"}, "log_path": "%s.out", "args": %s, "linux": {}}' \
+		"$id" "$ref" "$id" "$(json "${args[@]}")" >"$work/container.json"
+	pod=$(crictl_ runp "$work/pod.json")
+	container=$(crictl_ create "$pod" "$work/container.json" "$work/pod.json")
+	crictl_ start "$container"
+	await "$want" cat "$work/$id.out"
+}
+crictl_rm() { crictl_ stopp "$pod" && crictl_ rmp "$pod" && crictl_ rmi "$ref"; }
+
+printf '%-8s %-10s %8s %8s   %s\n' client image 'pull, s' 'run, s' said
+for client in "${clients[@]}"; do
+	for image in $images; do
+		hello "$image"
+		ref=$registry/$image:latest id=$client-$image
+		t0=$(now)
+		"${client}_pull" >"$work/out" 2>&1 || fail "$client: pull $image: $(tail -n 3 "$work/out")"
+		t1=$(now)
+		"${client}_run" >"$work/out" 2>&1 || fail "$client: run $image: $(tail -n 3 "$work/out")"
+		t2=$(now)
+		on=$(ctr_ containers info "$([ "$client" = crictl ] && echo "$container" || { [ "$client" = ctr ] && echo "$id" || nerdctl_ inspect -f '{{.Id}}' "$id"; })" | sed -n 's/.*"Snapshotter": "\(.*\)".*/\1/p')
+		[ "$on" = slacker ] || fail "$client: $image runs on the snapshotter '$on', want slacker"
+		"${client}_rm" >"$work/out" 2>&1 || fail "$client: remove $image: $(tail -n 3 "$work/out")"
+		printf '%-8s %-10s %8s %8s   %s\n' "$client" "$image" "$(seconds "$t0" "$t1")" "$(seconds "$t1" "$t2")" "$want"
+	done
+done
