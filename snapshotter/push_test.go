@@ -16,8 +16,14 @@ import (
 // snapshotter of another server refuses it.
 func TestPushIsASnapshot(t *testing.T) {
 	f, r, programs := startStack(t)
-	v := versions(t, programs)[0]
-	ref := pushImage(t, r, "pushed", 2, 1<<20)
+	for _, v := range versions(t, programs) {
+		t.Run(string(v), func(t *testing.T) { pushIsASnapshot(t, f, r, programs, v) })
+	}
+}
+
+func pushIsASnapshot(t *testing.T, f *testServer, r *stack.Registry, programs stack.Programs, v stack.Version) {
+	t.Helper()
+	ref := pushImage(t, r, "pushed-"+string(v), 2, 1<<20)
 	first := startHost(t, f, programs, v, "")
 	first.pull(ref)
 	id := "push-" + path.Base(first.dir)
@@ -46,14 +52,14 @@ func TestPushIsASnapshot(t *testing.T) {
 	client, err := api.NewClient(f.apiURL)
 	must(t, err)
 	before := r.Counts()
-	o := pusher.PushOptions{Volume: volume, Base: "docker://" + ref, Dest: "docker://" + r.Addr() + "/pushed:2", Freeze: dir, Prefix: DefaultPrefix, Client: client}
+	o := pusher.PushOptions{Volume: volume, Base: "docker://" + ref, Dest: "docker://" + r.Addr() + "/pushed-" + string(v) + ":2", Freeze: dir, Prefix: DefaultPrefix, Client: client}
 	_, err = pusher.Push(t.Context(), o)
 	must(t, err)
 	if moved := r.Counts().Sub(before); moved.Sent+moved.Received > 100<<10 {
 		t.Errorf("the push moved %d and %d bytes, want less than 100 KiB", moved.Received, moved.Sent)
 	}
 	second := startHost(t, f, programs, v, "")
-	next := r.Addr() + "/pushed:2"
+	next := r.Addr() + "/pushed-" + string(v) + ":2"
 	second.pullsNothing(r, next, "changed")
 	out := second.ctr("run", "--rm", "--snapshotter", "slacker", "--net-host", next, id+"-big", "/bin/busybox", "wc", "-c", "/data/big")
 	if !strings.HasPrefix(strings.TrimSpace(out), "8388608 ") {
