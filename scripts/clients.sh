@@ -85,7 +85,7 @@ begin() {
 	done
 	fail "$name does not answer: $(tail -n 3 "$work/$name.log")"
 }
-ctr_() { "$stack/v2/bin/ctr" --address "$work/c.sock" -n k8s.io "$@"; }
+ctr_() { CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1 "$stack/v2/bin/ctr" --address "$work/c.sock" -n k8s.io "$@"; }
 
 api=http://127.0.0.1:10808
 registry=127.0.0.1:$port
@@ -96,7 +96,7 @@ storage: {filesystem: {rootdirectory: $PWD/.cache/hellobench/registry}}
 http: {addr: "$registry", secret: of-no-use}
 END
 cat >"$work/containerd.toml" <<END
-version = 2
+version = 3
 root = "$work/root"
 state = "$work/state"
 [grpc]
@@ -108,11 +108,12 @@ type = "snapshot"
 address = "$work/sn.sock"
 [plugins."io.containerd.internal.v1.opt"]
 path = "$work/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "$registry/pause:latest"
-[plugins."io.containerd.grpc.v1.cri".containerd]
+[plugins."io.containerd.cri.v1.images"]
 snapshotter = "slacker"
-[plugins."io.containerd.grpc.v1.cri".cni]
+use_local_image_pull = true
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "$registry/pause:latest"
+[plugins."io.containerd.cri.v1.runtime".cni]
 conf_dir = "$work/cni"
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 platform = "linux/amd64"
