@@ -166,6 +166,9 @@ json() { python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@"; }
 # CLIENT_pull, CLIENT_run and CLIENT_rm work on $ref and $id.
 ctr_pull() { ctr_ image pull --plain-http --snapshotter slacker "$ref"; }
 ctr_run() {
+	case $image in # ctr runs arguments without the entry point
+	redis | postgres) args=(docker-entrypoint.sh "${args[@]}") ;;
+	esac
 	ctr_ run -d --snapshotter slacker --log-uri "file://$work/$id.out" "$ref" "$id" "${args[@]}"
 	await "$want" cat "$work/$id.out"
 }
