@@ -113,6 +113,8 @@ snapshotter = "slacker"
 use_local_image_pull = true
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "$registry/pause:latest"
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
 conf_dir = "$work/cni"
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
@@ -190,9 +192,9 @@ crictl_run() {
 		"$id" "$id" "$work" >"$work/pod.json"
 	printf '{"metadata": {"name": "%s"}, "image": {"image": "%s"}, "log_path": "%s.out", "args": %s, "linux": {}}' \
 		"$id" "$ref" "$id" "$(json "${args[@]}")" >"$work/container.json"
-	pod=$(crictl_ runp "$work/pod.json")
-	container=$(crictl_ create "$pod" "$work/container.json" "$work/pod.json")
-	crictl_ start "$container"
+	pod=$(crictl_ runp "$work/pod.json") || return
+	container=$(crictl_ create "$pod" "$work/container.json" "$work/pod.json") || return
+	crictl_ start "$container" || return
 	await "$want" cat "$work/$id.out"
 }
 crictl_rm() { crictl_ stopp "$pod" && crictl_ rmp "$pod" && crictl_ rmi "$ref"; }
