@@ -28,12 +28,12 @@ func lineage(t *testing.T, s *server) {
 	later := func(e tarEntry) tarEntry { e.ModTime = epoch.Add(1); return e }
 	lower := tarOf(t, dir("./"), dir("etc/"), file("etc/same", "1"), file("etc/changed", "1"), file("etc/gone", "1"),
 		dir("gone/"), file("gone/deep", "1"), file("todir", "1"), dir("tofile/"), file("tofile/in", "1"), symlink("link", "etc/same"),
-		symlink("sh", "a"), file("l1", "linked"), hardlink("l2", "l1"), file("m1", "apart"), hardlink("m2", "m1"), dir("mode/"), file("mode/same", "1"))
+		symlink("sh", "a"), file("l1", "linked"), hardlink("l2", "l1"), file("m1", "apart"), hardlink("m2", "m1"), file("n1", "moved"), hardlink("n2", "n1"), dir("mode/"), file("mode/same", "1"))
 	mode := dir("mode/")
 	mode.Mode = 0o700
 	upper := tarOf(t, dir("./"), dir("etc/"), file("etc/same", "1"), file("etc/changed", "2"), file("etc/new", "2"),
 		dir("todir/"), file("todir/in", "2"), file("tofile", "2"), symlink("link", "etc/same"), symlink("sh", "b"),
-		file("l1", "linked"), hardlink("l2", "l1"), later(hardlink("l3", "l1")), file("m1", "apart"), file("m2", "apart"), mode, file("mode/same", "1"))
+		file("l1", "linked"), hardlink("l2", "l1"), later(hardlink("l3", "l1")), file("m1", "apart"), file("m2", "apart"), file("n1", "moved"), hardlink("n3", "n1"), mode, file("mode/same", "1"))
 	for target, b := range map[string][]byte{"base@1": lower, "app@1": upper} {
 		o := s.importOptions(t, save(t, strings.ReplaceAll(target, "@", "")+".tar", b))
 		o.Target = target
@@ -97,7 +97,7 @@ func TestExportLayers(t *testing.T) {
 	if err != nil || len(layers) != 2 {
 		t.Fatalf("%d layers (%v), want 2", len(layers), err)
 	}
-	want := []string{"etc/changed", ".wh.gone", "etc/.wh.gone", "etc/new", "l1", "l2", "l3", "m1", "m2", "mode/", "sh", "todir/", "todir/in", "tofile"}
+	want := []string{"etc/changed", ".wh.gone", "etc/.wh.gone", "etc/new", "l1", "l2", "l3", "m1", "m2", ".wh.n2", "n1", "n3", "mode/", "sh", "todir/", "todir/in", "tofile"}
 	got := layerEntries(t, layers[1])
 	slices.Sort(got)
 	slices.Sort(want)

@@ -57,7 +57,7 @@ cleanup() {
 	trap - EXIT
 	set +e
 	[ $status = 0 ] || for log in snapshotter containerd slackerd; do tail -n 5 "$work/$log.log" 2>/dev/null | sed "s/^/clients: $log: /" >&2; done
-	for id in $(ctr_ task ls -q 2>/dev/null); do ctr_ task kill -s KILL "$id" >/dev/null 2>&1; done
+	for id in $(ctr_ task ls -q 2>/dev/null); do ctr_ task rm -f "$id" >/dev/null 2>&1; done
 	for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
 		kill "${pids[i]}" 2>/dev/null
 		wait "${pids[i]}" 2>/dev/null
@@ -203,7 +203,7 @@ printf '%-8s %-10s %8s %8s   %s\n' client image 'pull, s' 'run, s' said
 for client in "${clients[@]}"; do
 	for image in $images; do
 		hello "$image"
-		ref=$registry/$image:latest id=$client-$image
+		ref=$registry/$image:latest id=$client-$image-$$
 		t0=$(now)
 		"${client}_pull" >"$work/out" 2>&1 || fail "$client: pull $image: $(tail -n 3 "$work/out")"
 		t1=$(now)
