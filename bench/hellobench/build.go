@@ -78,7 +78,7 @@ func runImages(_ context.Context, args []string) error {
 
 func printStates(w io.Writer, states []images.State) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "IMAGE\tCATEGORY\tVERSION\tSIZE\tCOMPRESSED\tLAYERS\tNOTE")
+	_, _ = fmt.Fprintln(t, "IMAGE\tCATEGORY\tVERSION\tSIZE\tCOMPRESSED\tLAYERS\tNOTE")
 	recipes, built := 0, 0
 	for _, s := range states {
 		version, size, compressed, layers, note := "-", "-", "-", "-", s.Reason
@@ -91,7 +91,7 @@ func printStates(w io.Writer, states []images.State) error {
 			version, size, compressed = b.Version, humanize.IBytes(uint64(b.UncompressedBytes)), humanize.IBytes(uint64(b.CompressedBytes))
 			layers = fmt.Sprint(len(b.Layers))
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Image.Name, s.Image.Category, version, size, compressed, layers, note)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Image.Name, s.Image.Category, version, size, compressed, layers, note)
 	}
 	if err := t.Flush(); err != nil {
 		return err

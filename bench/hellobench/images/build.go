@@ -104,7 +104,7 @@ func checkTools(recipes []*Recipe) error {
 }
 
 func (b *builder) say(format string, args ...any) {
-	fmt.Fprintf(b.progress, "images: "+format+"\n", args...)
+	_, _ = fmt.Fprintf(b.progress, "images: "+format+"\n", args...)
 }
 
 // image builds the layers of an image that are missing, and describes it.
