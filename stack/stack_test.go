@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/stack/stacktest"
 )
@@ -143,4 +144,27 @@ func TestStopKillsWhatDoesNotListen(t *testing.T) {
 func runs(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !bytes.Contains(stat, []byte(") Z "))
+}
+
+func TestUnmountBelow(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("skipped: wants root, to mount")
+	}
+	dir := t.TempDir()
+	for _, at := range []string{"a", "a/b"} { // b is on a
+		at = filepath.Join(dir, at)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("stack", at, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m := MountsBelow(dir); len(m) != 2 {
+		t.Errorf("mounted: %v, want two", m)
+	}
+	unmountBelow(dir)
+	if m := MountsBelow(dir); len(m) != 0 {
+		t.Errorf("still mounted: %v", m)
+	}
 }
