@@ -33,6 +33,9 @@ const (
 	agentStartTimeout = 30 * time.Second
 	// settleTimeout bounds how long a kernel object may take to go away.
 	settleTimeout = 10 * time.Second
+	// forcedSyncTimeout is how long a forced detach waits for what is cached to
+	// reach the server.
+	forcedSyncTimeout = 5 * time.Second
 	// forcedSettleTimeout is the same where what stays in use is left alone.
 	forcedSettleTimeout = time.Second
 )

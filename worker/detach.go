@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -99,20 +100,19 @@ func (w *Worker) tearDown(ctx context.Context, s *state, force bool) error {
 	if err != nil {
 		return err
 	}
-	if err := w.step("unmount", func() error { return w.unmountAll(s, device, force) }); err != nil {
+	settled := make(chan error, 1)
+	needsSync := alive && device != "" && !s.ReadOnly && s.Phase == phaseAttached
+	go func() { settled <- w.settle(s, device, needsSync, force) }()
+	if force {
+		err = w.settleOrBreak(ctx, s, device, settled)
+	} else {
+		err = <-settled
+	}
+	if err != nil {
 		return err
 	}
-	if alive && device != "" && !s.ReadOnly && s.Phase == phaseAttached {
-		err := w.step("sync", func() error { return syncDevice(device) })
-		if err != nil && !force {
-			return err
-		}
-	}
-	if s.Phase == phaseAttached || s.Phase == phaseAttaching {
-		s.Phase = phaseDetaching
-		if err := w.store.save(s); err != nil {
-			return err
-		}
+	if err := w.beginsToDetach(s); err != nil {
+		return err
 	}
 	if err := w.step("remove the device", func() error { return d.down(ctx, s, force) }); err != nil {
 		return err
@@ -124,6 +124,55 @@ func (w *Worker) tearDown(ctx context.Context, s *state, force bool) error {
 		_ = os.Remove(s.MountDir) // somebody may have put something there: then it stays
 	}
 	return w.step("remove state", func() error { return w.store.remove(s.Target) })
+}
+
+// settle unmounts the device and syncs it. It waits for the server, if need be
+// as long as the device does.
+func (w *Worker) settle(s *state, device string, needsSync, force bool) error {
+	if err := w.step("unmount", func() error { return w.unmountAll(s, device, force) }); err != nil || !needsSync {
+		return err
+	}
+	err := w.step("sync", func() error { return syncDevice(device) })
+	if force {
+		return nil
+	}
+	return err
+}
+
+// settleOrBreak gives settle a while. Then it breaks the device off, so that
+// what settle waits for fails.
+func (w *Worker) settleOrBreak(ctx context.Context, s *state, device string, settled <-chan error) error {
+	select {
+	case err := <-settled:
+		return err
+	case <-time.After(forcedSyncTimeout):
+	}
+	if err := w.beginsToDetach(s); err != nil {
+		return err
+	}
+	if err := w.step("break off the device", func() error { return w.driver(s.Driver).down(ctx, s, true) }); err != nil {
+		return err
+	}
+	select {
+	case err := <-settled:
+		return err
+	case <-time.After(settleTimeout):
+	}
+	dirs, err := mountsOf(device)
+	for _, dir := range dirs {
+		err = joinLine(err, unmount(dir, true))
+	}
+	return err
+}
+
+// beginsToDetach writes down that the attachment is being undone, after which
+// no standby takes an agent's place.
+func (w *Worker) beginsToDetach(s *state) error {
+	if s.Phase != phaseAttached && s.Phase != phaseAttaching {
+		return nil
+	}
+	s.Phase = phaseDetaching
+	return w.store.save(s)
 }
 
 // unmountAll unmounts every place the device is mounted at.

@@ -74,6 +74,7 @@ type fakeServer struct {
 	// write; a write whose context has ended by then does not land.
 	opening func(slot string)
 	writing func(ctx context.Context, slot string, p []byte)
+	away    func() // ends the server
 }
 
 // hookedDevice calls the hooks of the server for one connection.
@@ -114,13 +115,14 @@ func newFakeServer(t *testing.T, volumes map[string]uint64) *fakeServer {
 	mux.Handle(slackerv1connect.NewAdminServiceHandler(f))
 	web := httptest.NewServer(mux)
 	f.url = web.URL
-	t.Cleanup(func() {
+	f.away = sync.OnceFunc(func() {
 		web.Close()
 		http.DefaultClient.CloseIdleConnections()
 		server.Close()
 		_ = l.Close()
 		<-done
 	})
+	t.Cleanup(f.away)
 	return f
 }
 

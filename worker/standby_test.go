@@ -214,3 +214,25 @@ func TestAgentAndStandbyKilled(t *testing.T) {
 		})
 	}
 }
+
+// TestForceWithoutServer detaches a mounted volume with unwritten data by force
+// while the server is away for longer than anybody would wait.
+func TestForceWithoutServer(t *testing.T) {
+	needFuse(t)
+	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
+	c := testConfig(t, f)
+	c.DeadTimeout = time.Hour
+	w := testWorker(t, c)
+	dir := filepath.Join(t.TempDir(), "m")
+	_, err := w.Attach(t.Context(), "v", fuseOptions(dir))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<20), 0o600))
+	f.away()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	_, err = w.Detach(ctx, "v", true)
+	must(t, err)
+	f.mu.Lock()
+	clear(f.attachments) // what is left at the server the next attach drops
+	f.mu.Unlock()
+}
