@@ -58,6 +58,10 @@ fuzz-wire: ## run the fuzzers of the NBD server over a few thousand inputs each
 newer-clients: ## test the NBD server with libnbd and QEMU of Debian 13, which it unpacks (46 MB)
 	./scripts/newer-clients.sh
 
+.PHONY: soak
+soak: ## end the server, the network and the workers' processes under databases, ROUNDS (10) times (root)
+	$(GO) test ./bench/soak -count=1 -v -timeout 60m -soak.rounds $(or $(ROUNDS),10)
+
 .PHONY: plant
 plant: ## plant bugs in a copy of the tree and want the tests to catch each
 	./scripts/plant.sh
