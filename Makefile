@@ -59,8 +59,8 @@ newer-clients: ## test the NBD server with libnbd and QEMU of Debian 13, which i
 	./scripts/newer-clients.sh
 
 .PHONY: soak
-soak: ## end the server, the network and the workers' processes under databases, ROUNDS (10) times (root)
-	$(GO) test ./bench/soak -count=1 -v -timeout 60m -soak.rounds $(or $(ROUNDS),10)
+soak: ## end the server, the network and workers' processes under databases, ROUNDS (10) times (root)
+	$(GO) test ./bench/soak -count=1 -v -timeout 60m -soak.agents -soak.rounds $(or $(ROUNDS),10)
 
 .PHONY: plant
 plant: ## plant bugs in a copy of the tree and want the tests to catch each

@@ -182,34 +182,35 @@ func (b *bed) endAgents(standbys bool, s syscall.Signal) {
 
 type event struct {
 	name   string
+	agents bool // ends processes of the worker
 	happen func()
 }
 
 func (b *bed) events() []event {
 	return []event{
-		{"upgrade of slackerd (SIGUSR2)", func() {
+		{"upgrade of slackerd (SIGUSR2)", false, func() {
 			n := b.served("upgraded")
 			_ = b.server.Process.Signal(syscall.SIGUSR2)
 			b.await("the upgrade", func() bool { return b.served("upgraded") > n })
 		}},
-		{"kill -9 of slackerd, start at once", func() { b.kill(syscall.SIGKILL); b.startServer() }},
-		{fmt.Sprintf("kill -9 of slackerd, away %v", serverAway), func() { b.kill(syscall.SIGKILL); time.Sleep(serverAway); b.startServer() }},
-		{"stop of slackerd (SIGTERM) and start", func() { b.kill(syscall.SIGTERM); b.startServer() }},
-		{"kill -9 of every fuse daemon", func() { b.endAgents(false, syscall.SIGKILL) }},
-		{"SIGTERM to every fuse daemon", func() { b.endAgents(false, syscall.SIGTERM) }},
-		{"kill -9 of every standby", func() { b.endAgents(true, syscall.SIGKILL) }},
-		{"slacker-client restart --all", func() { b.run("slacker-client", "restart", "--all") }},
-		{fmt.Sprintf("network cut for %v", networkAway), func() {
+		{"kill -9 of slackerd, start at once", false, func() { b.kill(syscall.SIGKILL); b.startServer() }},
+		{fmt.Sprintf("kill -9 of slackerd, away %v", serverAway), false, func() { b.kill(syscall.SIGKILL); time.Sleep(serverAway); b.startServer() }},
+		{"stop of slackerd (SIGTERM) and start", false, func() { b.kill(syscall.SIGTERM); b.startServer() }},
+		{"kill -9 of every fuse daemon", true, func() { b.endAgents(false, syscall.SIGKILL) }},
+		{"SIGTERM to every fuse daemon", true, func() { b.endAgents(false, syscall.SIGTERM) }},
+		{"kill -9 of every standby", true, func() { b.endAgents(true, syscall.SIGKILL) }},
+		{"slacker-client restart --all", true, func() { b.run("slacker-client", "restart", "--all") }},
+		{fmt.Sprintf("network cut for %v", networkAway), false, func() {
 			b.ip("link", "set", b.link, "down")
 			time.Sleep(networkAway)
 			b.ip("link", "set", b.link, "up")
 		}},
-		{fmt.Sprintf("SIGSTOP of slackerd for %v", serverPaused), func() {
+		{fmt.Sprintf("SIGSTOP of slackerd for %v", serverPaused), false, func() {
 			_ = b.server.Process.Signal(syscall.SIGSTOP)
 			time.Sleep(serverPaused)
 			_ = b.server.Process.Signal(syscall.SIGCONT)
 		}},
-		{"kill -9 of slackerd and every fuse daemon", func() {
+		{"kill -9 of slackerd and every fuse daemon", true, func() {
 			b.kill(syscall.SIGKILL)
 			agents, _ := b.agents()
 			for _, pid := range agents {
@@ -224,6 +225,9 @@ func (b *bed) events() []event {
 func (b *bed) table() {
 	for _, e := range b.events() {
 		ps := slices.Sorted(slices.Values(b.pauses[e.name]))
+		if len(ps) == 0 {
+			continue
+		}
 		b.t.Logf("TABLE %-42s %2d times: median %8v, longest %8v", e.name, len(ps), ps[len(ps)/2].Round(time.Millisecond), ps[len(ps)-1].Round(time.Millisecond))
 	}
 }

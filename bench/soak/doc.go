@@ -4,6 +4,6 @@
 // The server is in a network namespace of its own behind a veth pair. No I/O may
 // fail, nothing acknowledged may be lost; the pauses are printed.
 //
-// TestSoak runs each event once (go test), make soak as many rounds as ROUNDS
-// says, and prints a table.
+// TestSoak runs each event of the server and the network once (go test), make
+// soak all of them as many rounds as ROUNDS says. A table ends it.
 package soak
