@@ -20,6 +20,7 @@ const (
 	Segment = "segment"
 	Replay  = "replay point"
 	Data    = "data"
+	Journal = "journal"
 )
 
 // MaxDamages bounds how many damages one check reports; a last one says how
@@ -107,7 +108,7 @@ func run(ctx context.Context, o Options, p *part, seen func(*walk)) (damages []D
 	w := &walk{o: o, part: p, audit: audit, live: map[block.SegmentID]int64{}, torn: map[cow.MapID]bool{}}
 	w.forest = newForest(audit)
 	w.catalog()
-	for _, step := range []func(context.Context) error{w.maps, w.segments, w.replay} {
+	for _, step := range []func(context.Context) error{w.journal, w.maps, w.segments, w.replay} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}

@@ -73,6 +73,15 @@ func (w *walk) layerLinks(c *cow.Catalog) {
 	}
 }
 
+// journal compares the copy of the catalog with it.
+func (w *walk) journal(ctx context.Context) error {
+	file, fault, err := w.o.Tree.CheckJournal(ctx)
+	if fault != "" {
+		w.report(Journal, file, nil, "%s; it is made anew when the store is opened", fault)
+	}
+	return block.Wrap(block.IO, err, "check")
+}
+
 // maps reads every page once, and compares the counters.
 func (w *walk) maps(ctx context.Context) error {
 	c := w.audit.Catalog()

@@ -19,7 +19,10 @@ import (
 )
 
 // FormatVersion is the version of the store's formats that this code writes.
-const FormatVersion = 1
+const FormatVersion = 2
+
+// oldestFormat is the oldest version that is read.
+const oldestFormat = 1
 
 // pebbleFormat is pinned: a newer Pebble must not change the disk format on
 // its own.
@@ -29,6 +32,10 @@ const pebbleFormat = pebble.FormatTableFormatV6
 type Options struct {
 	FS  vfs.FS
 	Dir string
+	// StoreID is given to a new store; nil makes one.
+	StoreID *[16]byte
+	// JournalDir is where the journal of the catalog is; "" keeps none.
+	JournalDir string
 	// CacheBytes bounds Pebble's block cache.
 	CacheBytes int64
 	// MustExist refuses to make a new store, and one that has lost its format
@@ -48,6 +55,7 @@ type DB struct {
 	storeID [16]byte
 	format  uint32
 	faults  *faultLogger
+	journal *journal      // nil: none is kept
 	gets    atomic.Uint64 // lookups of pages so far
 	replay  atomic.Uint64 // segment of the committed replay point, or an older one
 }
@@ -88,15 +96,20 @@ func Open(o Options) (*DB, error) {
 		return nil, block.Errorf(kind, "open extent map in %s: %w", o.Dir, err)
 	}
 	d := &DB{pdb: pdb, faults: faults}
-	if err := d.loadFormat(!o.ReadOnly && !o.MustExist); err != nil {
+	if err := d.loadFormat(!o.ReadOnly && !o.MustExist, o.StoreID); err != nil {
 		return nil, errors.Join(err, pdb.Close())
+	}
+	if o.JournalDir != "" && !o.ReadOnly {
+		if err := d.openJournal(o.FS, o.JournalDir, o.Logger); err != nil {
+			return nil, errors.Join(err, pdb.Close())
+		}
 	}
 	return d, nil
 }
 
 // loadFormat reads the format record, or writes it into a new store if it may
 // be new.
-func (d *DB) loadFormat(mayBeNew bool) error {
+func (d *DB) loadFormat(mayBeNew bool, storeID *[16]byte) error {
 	v, err := d.get([]byte{keyFormat})
 	if err != nil {
 		return err
@@ -104,7 +117,9 @@ func (d *DB) loadFormat(mayBeNew bool) error {
 	if v == nil && mayBeNew {
 		v = binary.LittleEndian.AppendUint32(nil, FormatVersion)
 		id := make([]byte, 16)
-		if _, err := rand.Read(id); err != nil {
+		if storeID != nil {
+			copy(id, storeID[:])
+		} else if _, err := rand.Read(id); err != nil {
 			return block.Errorf(block.IO, "make a store id: %w", err)
 		}
 		v = append(v, id...)
@@ -116,8 +131,8 @@ func (d *DB) loadFormat(mayBeNew bool) error {
 		return block.Errorf(block.Corrupt, "the format record has %d bytes, want 20", len(v))
 	}
 	d.format = binary.LittleEndian.Uint32(v)
-	if d.format != FormatVersion {
-		return block.Errorf(block.Unsupported, "the store has format version %d; this program knows version %d", d.format, FormatVersion)
+	if d.format < oldestFormat || d.format > FormatVersion {
+		return block.Errorf(block.Unsupported, "the store has format version %d; this program knows versions %d to %d", d.format, oldestFormat, FormatVersion)
 	}
 	copy(d.storeID[:], v[4:])
 	return nil
@@ -151,7 +166,7 @@ func (d *DB) Settle() error {
 // Close closes the store. What was committed without sync may be lost by a
 // crash after it, as before.
 func (d *DB) Close() error {
-	if err := d.pdb.Close(); err != nil {
+	if err := errors.Join(d.closeJournal(), d.pdb.Close()); err != nil {
 		return block.Errorf(block.IO, "close extent map: %w", err)
 	}
 	return nil

@@ -70,6 +70,32 @@
 //	                           u64 first and u64 last segment whose records may name it
 //	                           (or the first number only: written before these were kept)
 //
+//	'J'                        u64 number of the last commit of the catalog
+//
+// # The journal of the catalog, version 1
+//
+// A directory beside the map has a copy of the catalog (V, S, L, A, M and I above),
+// for the day on which the map is lost. It is written after each commit of the
+// catalog, before the next one, and synced within the interval of commits; 'J' tells
+// at open whether it is behind, and then it is made anew. A file,
+// NNNNNNNNNNNNNNNN.journal with its number in hex, begins with a checkpoint; when it
+// has grown to twice that and 1 MiB more, the next number begins, and older files go
+// when its checkpoint is durable. It is not in the segments since those are emptied
+// and deleted: the catalog would have to be carried along. A file is frames, little
+// endian:
+//
+//	 0  4  bytes of the operations, at most 16 MiB
+//	 4  4  CRC-32C of the file's number (u64), the frame's place in it (u64), and
+//	       bytes 8 to the end of the frame
+//	 8  8  number of the commit; in a checkpoint, of the last one that it has
+//	16  4  flags: 1 = begins the checkpoint, 2 = completes it
+//	20 ..  operations; of the first frame: u32 version, 1, and the store id (16 bytes)
+//
+//	operation: u8 1 set, 2 delete | u16 key bytes | u32 value bytes | key | value
+//
+// After the checkpoint the numbers count up by one. What follows the last whole
+// frame counts for nothing.
+//
 // # Pages
 //
 // A page value, and a merge operand, is a list of runs; a later operand's runs
@@ -86,5 +112,8 @@
 // kind 1 is zero, 2 data at count consecutive addresses. Limits:
 // first+count <= 256.
 //
-// History: format 1, 2026-11: first.
+// History: format 1, 2026-11: first. Format 2, 2026-11: the journal, and where the
+// records of merged layers lie; a store of format 1 becomes one when it is opened.
+// Nothing else differs. Programs that know format 1 only must not open it, since
+// they would leave the journal behind.
 package cow

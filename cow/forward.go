@@ -48,11 +48,11 @@ func (t *Tx) putForward(from block.LayerID, f Forward) {
 	v := binary.LittleEndian.AppendUint64(nil, uint64(f.Into))
 	v = binary.LittleEndian.AppendUint64(v, uint64(f.First))
 	v = binary.LittleEndian.AppendUint64(v, uint64(f.Last))
-	t.note(t.b.Set(idKey(keyMerged, uint64(from)), v, nil))
+	t.set(idKey(keyMerged, uint64(from)), v)
 }
 
 func (t *Tx) deleteForward(from block.LayerID) {
-	t.note(t.b.Delete(idKey(keyMerged, uint64(from)), nil))
+	t.del(idKey(keyMerged, uint64(from)))
 }
 
 // forwardsTo lists the layers whose merges lead to the layer.

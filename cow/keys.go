@@ -20,6 +20,7 @@ const (
 	keyMapCount   = 'C'
 	keyMerged     = 'M'
 	keyScrub      = 'U'
+	keyJournal    = 'J'
 )
 
 // MapID names the keys that hold one layer's own entries.

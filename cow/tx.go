@@ -14,6 +14,7 @@ type Tx struct {
 	d      *DB
 	b      *pebble.Batch
 	replay block.SegmentID // of the replay point, if it is set
+	ops    []byte          // what it does to the catalog, for the journal
 	err    error
 }
 
@@ -29,38 +30,49 @@ func (t *Tx) note(err error) {
 func (t *Tx) put(key []byte, record any) {
 	v, err := json.Marshal(record)
 	t.note(err)
-	t.note(t.b.Set(key, v, nil))
+	t.set(key, v)
+}
+
+// set and del change a record of the catalog.
+func (t *Tx) set(key, value []byte) {
+	t.note(t.b.Set(key, value, nil))
+	t.ops = appendSet(t.ops, key, value)
+}
+
+func (t *Tx) del(key []byte) {
+	t.note(t.b.Delete(key, nil))
+	t.ops = appendDelete(t.ops, key)
 }
 
 // PutVolume writes a volume record.
 func (t *Tx) PutVolume(r *VolumeRecord) { t.put(idKey(keyVolume, uint64(r.ID)), r) }
 
 // DeleteVolume removes a volume record.
-func (t *Tx) DeleteVolume(id block.VolumeID) { t.note(t.b.Delete(idKey(keyVolume, uint64(id)), nil)) }
+func (t *Tx) DeleteVolume(id block.VolumeID) { t.del(idKey(keyVolume, uint64(id))) }
 
 // PutSnapshot writes a snapshot record.
 func (t *Tx) PutSnapshot(r *SnapshotRecord) { t.put(snapshotKey(r.Volume, r.Name), r) }
 
 // DeleteSnapshot removes a snapshot record.
 func (t *Tx) DeleteSnapshot(v block.VolumeID, name string) {
-	t.note(t.b.Delete(snapshotKey(v, name), nil))
+	t.del(snapshotKey(v, name))
 }
 
 // PutLayer writes a layer record.
 func (t *Tx) PutLayer(r *LayerRecord) { t.put(idKey(keyLayer, uint64(r.ID)), r) }
 
 // DeleteLayer removes a layer record.
-func (t *Tx) DeleteLayer(id block.LayerID) { t.note(t.b.Delete(idKey(keyLayer, uint64(id)), nil)) }
+func (t *Tx) DeleteLayer(id block.LayerID) { t.del(idKey(keyLayer, uint64(id))) }
 
 // PutAttachment writes an attachment record.
 func (t *Tx) PutAttachment(r *AttachmentRecord) { t.put(attachmentKey(r.ID), r) }
 
 // DeleteAttachment removes an attachment record.
-func (t *Tx) DeleteAttachment(id string) { t.note(t.b.Delete(attachmentKey(id), nil)) }
+func (t *Tx) DeleteAttachment(id string) { t.del(attachmentKey(id)) }
 
 // SetNextID records the next id to give out.
 func (t *Tx) SetNextID(id uint64) {
-	t.note(t.b.Set([]byte{keyNextID}, binary.LittleEndian.AppendUint64(nil, id), nil))
+	t.set([]byte{keyNextID}, binary.LittleEndian.AppendUint64(nil, id))
 }
 
 // SetReplay records where replay starts. The batch must hold every change up
@@ -120,11 +132,29 @@ func (t *Tx) Commit(sync bool) error {
 	if sync {
 		opt = pebble.Sync
 	}
-	if err := t.b.Commit(opt); err != nil {
+	if err := t.commit(opt); err != nil {
 		return block.Errorf(block.IO, "extent map: commit: %w", err)
 	}
 	if t.replay != 0 {
 		t.d.replay.Store(uint64(t.replay))
 	}
 	return t.b.Close()
+}
+
+// commit commits the batch, and tells the journal what it did to the catalog.
+func (t *Tx) commit(opt *pebble.WriteOptions) error {
+	j := t.d.journal
+	if j == nil || len(t.ops) == 0 {
+		return t.b.Commit(opt)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := t.b.Set([]byte{keyJournal}, binary.LittleEndian.AppendUint64(nil, j.seq+1), nil); err != nil {
+		return err
+	}
+	if err := t.b.Commit(opt); err != nil {
+		return err
+	}
+	j.note(j.seq+1, t.ops)
+	return nil
 }

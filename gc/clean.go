@@ -32,7 +32,8 @@ func (r *run) segments(ctx context.Context) error {
 func (r *run) poor(below float64) (poor []segment.Info) {
 	live := map[block.SegmentID]int64{}
 	for _, g := range r.s.Log().Segments() {
-		if live[g.ID] = r.s.Tree().Live(g.ID); !g.Active && float64(live[g.ID]) < below*float64(g.Bytes/block.Size) {
+		live[g.ID] = r.s.Tree().Live(g.ID) + int64(r.s.Log().KnownZeros(g.ID)/segment.ZerosPerBlock)
+		if !g.Active && float64(live[g.ID]) < below*float64(g.Bytes/block.Size) {
 			poor = append(poor, g)
 		}
 	}
@@ -73,10 +74,11 @@ func stops(ctx context.Context, err error) bool {
 func (r *run) clean(ctx context.Context, id block.SegmentID) error {
 	var bad faults
 	err := r.s.Log().Scan(ctx, id, func(rec segment.Record) error {
-		if l := r.s.Tree().Layer(rec.Layer); l != nil && rec.Kind != segment.Zero {
-			return r.move(ctx, l, rec.First, rec.Count, rec.Addr, &bad)
+		l := r.s.Tree().Layer(rec.Layer)
+		if l == nil || rec.Kind == segment.Zero {
+			return nil // zeros: see drop
 		}
-		return nil
+		return r.move(ctx, l, rec.First, rec.Count, rec.Addr, &bad)
 	})
 	if errors.Is(err, segment.ErrGone) {
 		return bad.join() // it died, and went with the one before
@@ -163,8 +165,9 @@ func (r *run) drop(ctx context.Context) error {
 	dead := slices.DeleteFunc(sealed, func(g segment.Info) bool {
 		return g.Active || g.ID >= pos.Segment || r.s.Tree().Live(g.ID) != 0
 	})
-	if len(dead) == 0 {
-		return nil
+	dead, err := r.keepZeros(ctx, dead)
+	if err != nil || len(dead) == 0 {
+		return err
 	}
 	if err := r.s.Flush(ctx); err != nil {
 		return err
@@ -179,4 +182,38 @@ func (r *run) drop(ctx context.Context) error {
 		r.news.tell()
 	}
 	return nil
+}
+
+// zerosShare is the part of a segment, as its inverse, that zero records may take
+// of one that has no other life and is to be deleted: else they would be copied
+// for ever.
+const zerosShare = 2
+
+// keepZeros logs the zeros of dead segments anew (G5), and returns those that may
+// go. A segment that cannot be read says nothing any more.
+func (r *run) keepZeros(ctx context.Context, dead []segment.Info) (gone []segment.Info, err error) {
+	for _, g := range dead {
+		n, err := r.s.Log().Zeros(ctx, g.ID)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err == nil && n/segment.ZerosPerBlock > uint64(g.Bytes/block.Size/zerosShare) {
+			continue
+		}
+		if n > 0 {
+			err = r.s.Log().Scan(ctx, g.ID, func(rec segment.Record) error {
+				l := r.s.Tree().Layer(rec.Layer)
+				if l == nil || rec.Kind != segment.Zero {
+					return nil
+				}
+				_, err := r.s.KeepZeros(l, rec.First, rec.Count)
+				return err
+			})
+			if err != nil && (stops(ctx, err) || !block.Is(err, block.Corrupt)) {
+				return nil, err
+			}
+		}
+		gone = append(gone, g)
+	}
+	return gone, nil
 }

@@ -14,6 +14,9 @@
 //	    the log need not be replayed from it.
 //	G2  Moving a block changes its one entry in the map, if it still names the
 //	    place that is emptied; readers follow (volume.Store.Relocate).
+//	G5  Before a segment goes, its zero records that still count are logged anew:
+//	    what the log tells, with the catalog, is all that the map has
+//	    (volume.Salvage).
 //	G3  A step that fails is reported and keeps no other from being done. Only a
 //	    disk without room for a segment, or the end of ctx, stops a collection.
 //	G4  While clients work, the collector takes a fifth of the time at most, in
@@ -44,6 +47,9 @@ type Store interface {
 	// Relocate moves the blocks that are still where a record of the log put
 	// them to the end of the log, and returns how many.
 	Relocate(l *cow.Layer, first block.Index, count uint32, addr block.Addr) (uint32, error)
+	// KeepZeros logs anew those of the blocks that are zero by the layer's own
+	// doing, and returns with how many records.
+	KeepZeros(l *cow.Layer, first block.Index, count uint32) (records int, err error)
 	// ForgetSegment durably drops the counter of a segment that is dead.
 	ForgetSegment(block.SegmentID) error
 }

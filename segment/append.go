@@ -112,7 +112,9 @@ func (l *Log) add(piece *Record, data []byte) {
 	c := l.open
 	piece.LSN = l.next
 	l.next++
-	if piece.Kind != Zero {
+	if piece.Kind == Zero {
+		c.seg.zeros.Add(1)
+	} else {
 		at := c.pos + 1 + c.used
 		piece.Addr = block.MakeAddr(c.seg.id, at)
 		copy(c.buf[(1+int(c.used))*block.Size:], data[:int(piece.Count)*block.Size])

@@ -51,6 +51,8 @@ type segFile struct {
 	written  atomic.Uint32 // blocks that can be read from the file
 	end      atomic.Uint32 // where its successor says it ends, or 0
 	payload  atomic.Uint32
+	// zeros is how many zero records it has, plus one; 0: not counted yet.
+	zeros atomic.Uint64
 
 	// io is held shared by users of the file, exclusively by whoever closes or
 	// deletes it.

@@ -68,6 +68,7 @@ func (l *Log) activate() {
 	l.prepared = nil
 	c := &chunk{seg: s, buf: make([]byte, block.Size)}
 	h.encode(c.buf)
+	s.zeros.Store(1)
 	s.header, s.valid, s.crc = h, true, block.MetaChecksum(c.buf[:crcOffset])
 	l.enqueue(c)
 	l.tail, l.cut, l.cursor, l.prevCRC = s, false, 1, s.crc

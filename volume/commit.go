@@ -123,6 +123,9 @@ func (s *Store) committer(ctx context.Context) {
 		case <-tick.C:
 			s.reapImports(ctx)
 			s.checkRoom()
+			if err := s.db.SyncJournal(); err != nil {
+				s.o.Logger.Warn("the journal of the catalog is behind", zap.Error(err))
+			}
 		case <-s.queue.wake:
 		}
 		if s.Fault() != nil {

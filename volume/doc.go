@@ -6,6 +6,7 @@
 //
 //	LOCK          held while a process has the store open
 //	map/          the extent map and the catalog (package cow)
+//	catalog/      the journal of the catalog (package cow)
 //	segments/     the log (package segment)
 //	BALLAST       occupies room that the map gets when the disk is full
 //
@@ -34,6 +35,9 @@
 //	V7  What was answered outlives this process: a client that goes on after
 //	    the server was killed believes in its unflushed writes, as it would
 //	    with a disk. (If the machine goes down, only flushed writes count.)
+//	V9  The log and the journal of the catalog tell all that the map has: every own
+//	    entry of a layer, data or zero, is what the last record of the log says
+//	    that is of the layer, or of one merged into it.
 //	V8  Data is refused (NoSpace) while less than the reserve is free; reads,
 //	    trims, deletes and collections go on. A write waits, with nothing locked,
 //	    for as long as the collector can make room.

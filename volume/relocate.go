@@ -87,3 +87,54 @@ func (s *Store) ForgetSegment(id block.SegmentID) error {
 	s.tree.ForgetSegment(id)
 	return nil
 }
+
+// keepStep is how many blocks one step of KeepZeros covers.
+const keepStep = 4 * cow.PageBlocks
+
+// KeepZeros logs anew those of the blocks that are zero by the layer's own doing,
+// before the segment goes that says so: the log tells everything that the map
+// does (V9). It returns how many records that were.
+func (s *Store) KeepZeros(l *cow.Layer, first block.Index, count uint32) (records int, err error) {
+	for count > 0 && err == nil {
+		n := min(count, keepStep)
+		var k int
+		k, err = s.keepZeros(l, first, n)
+		first, count, records = first+block.Index(n), count-n, records+k
+	}
+	return records, err
+}
+
+func (s *Store) keepZeros(l *cow.Layer, first block.Index, count uint32) (records int, err error) {
+	if err := s.Fault(); err != nil {
+		return 0, err
+	}
+	if err := s.queue.room(s.Fault); err != nil {
+		return 0, err
+	}
+	defer l.Lock(first, uint64(count)).Unlock()
+	pin, err := s.tree.Pin(l, first, uint64(count))
+	if err != nil {
+		return 0, err
+	}
+	defer pin.Release()
+	w := &writer{s: s, l: l, pin: pin, moved: true}
+	own := func(i uint32) bool {
+		e, own := pin.Entry(first + block.Index(i))
+		return own && e == cow.Zero
+	}
+	for i := uint32(0); i < count; i++ {
+		n := uint32(0)
+		for i+n < count && own(i+n) {
+			n++
+		}
+		if n == 0 {
+			continue
+		}
+		if err := w.append(segment.Record{Kind: segment.Zero, First: first + block.Index(i), Count: n}, nil); err != nil {
+			return records, err
+		}
+		records++
+		i += n
+	}
+	return records, nil
+}

@@ -222,7 +222,7 @@ func (s *Store) open() error {
 	if err != nil {
 		return block.Errorf(block.IO, "open store: list %s: %w", s.o.Dir, err)
 	}
-	s.db, err = cow.Open(cow.Options{FS: s.meta, Dir: s.o.FS.PathJoin(s.o.Dir, "map"), CacheBytes: s.o.MapCacheBytes,
+	s.db, err = cow.Open(cow.Options{FS: s.meta, Dir: s.o.FS.PathJoin(s.o.Dir, "map"), JournalDir: s.o.FS.PathJoin(s.o.Dir, "catalog"), CacheBytes: s.o.MapCacheBytes,
 		MustExist: s.o.MustExist || len(segments) > 0, Logger: s.o.Logger, OnFault: s.fail})
 	if err != nil {
 		return err

@@ -48,7 +48,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return block.Errorf(block.Invalid, "%s: %w (see %s --help)", cmd.Name(), err, cmd.CommandPath())
 	})
-	root.AddCommand(newServe(), newConfig(), newCheck(), newVersion(), newMan())
+	root.AddCommand(newServe(), newConfig(), newCheck(), newSalvage(), newVersion(), newMan())
 	return root
 }
 

@@ -1,0 +1,74 @@
+package segment
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/slackerd/slacker/block"
+)
+
+// Identify returns the id of the store that the segments in a directory are of,
+// from their headers. Segments of several stores are an error.
+func Identify(fs vfs.FS, dir string) (id [16]byte, segments int, err error) {
+	names, err := fs.List(dir)
+	if err != nil {
+		return id, 0, block.Errorf(block.IO, "list segments in %s: %w", dir, err)
+	}
+	for _, name := range names {
+		if _, ok := parseSegmentName(name); !ok {
+			continue
+		}
+		b, err := readBlock0(fs, fs.PathJoin(dir, name))
+		if err != nil {
+			return id, 0, err
+		}
+		if binary.LittleEndian.Uint64(b) != segmentMagic || binary.LittleEndian.Uint32(b[crcOffset:]) != block.MetaChecksum(b[:crcOffset]) {
+			continue
+		}
+		var got [16]byte
+		copy(got[:], b[16:32])
+		if segments > 0 && got != id {
+			return id, 0, block.Errorf(block.Corrupt, "%s: segment %s is of store %x, others are of %x", dir, name, got, id)
+		}
+		id = got
+		segments++
+	}
+	return id, segments, nil
+}
+
+func readBlock0(fs vfs.FS, path string) ([]byte, error) {
+	f, err := fs.Open(path)
+	if err != nil {
+		return nil, block.Errorf(block.IO, "open %s: %w", path, err)
+	}
+	defer func() { _ = f.Close() }()
+	b := make([]byte, block.Size)
+	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, block.Errorf(block.IO, "read %s: %w", path, err)
+	}
+	return b, nil
+}
+
+// LastPart returns where the last part of the log begins, which a power cut may
+// have torn, and the number of its first record: everything before it was durable
+// when a later header was written. It is a place to replay from.
+func (l *Log) LastPart() (from Pos, next LSN) {
+	var durable LSN
+	var segs []*segFile
+	l.segs.Range(func(_, v any) bool {
+		if s := v.(*segFile); s.valid {
+			segs = append(segs, s)
+			durable = max(durable, s.header.durable)
+		}
+		return true
+	})
+	for _, s := range segs {
+		if s.header.first <= durable+1 && s.id > from.Segment {
+			from, next = Pos{s.id, 1}, s.header.first
+		}
+	}
+	return from, next
+}
