@@ -73,6 +73,19 @@ func (t *Tree) forward(from block.LayerID, f Forward) {
 	t.into[f.Into] = append(append(more, less...), from)
 }
 
+// MergesInto returns the only child of an unnamed layer, or nil: a merge that was
+// cut short has moved a part of the layer's entries there.
+func (t *Tree) MergesInto(l *Layer) *Layer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if l.names == 0 && len(l.kids) == 1 {
+		for k := range l.kids {
+			return k
+		}
+	}
+	return nil
+}
+
 // Forwards is how many forwards there are.
 func (t *Tree) Forwards() int {
 	t.mu.RLock()

@@ -207,6 +207,9 @@ func (r *run) keepZeros(ctx context.Context, dead []segment.Info) (gone []segmen
 					return nil
 				}
 				_, err := r.s.KeepZeros(l, rec.First, rec.Count)
+				if u := r.s.Tree().MergesInto(l); err == nil && u != nil {
+					_, err = r.s.KeepZeros(u, rec.First, rec.Count)
+				}
 				return err
 			})
 			if err != nil && (stops(ctx, err) || !block.Is(err, block.Corrupt)) {

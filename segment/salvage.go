@@ -53,22 +53,30 @@ func readBlock0(fs vfs.FS, path string) ([]byte, error) {
 }
 
 // LastPart returns where the last part of the log begins, which a power cut may
-// have torn, and the number of its first record: everything before it was durable
-// when a later header was written. It is a place to replay from.
+// have torn, and the number of its first record: everything before it is durable.
+// It is a place to replay from. A segment whose predecessor was deleted begins
+// behind what was durable, since only such are deleted.
 func (l *Log) LastPart() (from Pos, next LSN) {
 	var durable LSN
-	var segs []*segFile
+	var at *segFile
 	l.segs.Range(func(_, v any) bool {
 		if s := v.(*segFile); s.valid {
-			segs = append(segs, s)
 			durable = max(durable, s.header.durable)
+			if at == nil || s.id > at.id {
+				at = s
+			}
 		}
 		return true
 	})
-	for _, s := range segs {
-		if s.header.first <= durable+1 && s.id > from.Segment {
-			from, next = Pos{s.id, 1}, s.header.first
-		}
+	if at == nil {
+		return Pos{}, 0
 	}
-	return from, next
+	for at.header.first > durable+1 {
+		prev := l.segment(at.header.prev.Segment)
+		if prev == nil || !prev.valid {
+			break
+		}
+		at = prev
+	}
+	return Pos{at.id, 1}, at.header.first
 }
