@@ -8,6 +8,9 @@
 #
 #   IMAGES    which images; default: busybox redis postgres python gcc
 #   CRICTL    crictl's version
+#
+# Docker is not among them: Debian's is of before Docker could use snapshotters of
+# containerd. Runs are recorded in bench/results/clients.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
