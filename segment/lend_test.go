@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -48,6 +49,12 @@ func fillSegment(t *testing.T, l *Log, b byte) block.Addr {
 	}
 }
 
+func keptSpares(l *Log) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.spares)
+}
+
 func testPipe(t *testing.T) (r, w int) {
 	t.Helper()
 	var fds [2]int
@@ -81,8 +88,8 @@ func TestLentPagesStay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(l.spares) != 1 {
-		t.Errorf("spares %v: want the one that was not lent", l.spares)
+	if kept := keptSpares(l); len(kept) != 1 {
+		t.Errorf("spares %v: want the one that was not lent", kept)
 	}
 	for range 4 {
 		fillSegment(t, l, 'c')
@@ -111,8 +118,8 @@ func TestLentByAnother(t *testing.T) {
 	if err := l.Delete(old.Segment()); err != nil {
 		t.Fatal(err)
 	}
-	if len(l.spares) != 0 {
-		t.Errorf("spares %v: want none of an earlier process", l.spares)
+	if kept := keptSpares(l); len(kept) != 0 {
+		t.Errorf("spares %v: want none of an earlier process", kept)
 	}
 }
 
@@ -203,7 +210,7 @@ func TestLentOfTheTail(t *testing.T) {
 	defer mustClose(t, l)
 	var pipes []int
 	var want [][]byte
-	for i := 0; l.maxID < 3; i++ {
+	for i, last := 0, block.SegmentID(0); last < 3; i++ {
 		data := bytes.Repeat([]byte{byte(i + 1)}, (1+i%9)*block.Size)
 		r, err := l.Append(Record{Kind: Data, Layer: 1, First: 7, Count: uint32(1 + i%9)}, data, nil)
 		if err == nil && i%3 == 0 {
@@ -215,6 +222,7 @@ func TestLentOfTheTail(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		last = r.Addr.Segment()
 		pr, pw := testPipe(t)
 		if !l.Lend(r.Addr, r.Count, pw, func(p []byte) bool { return bytes.Equal(p, data[:len(p)]) }) {
 			t.Fatalf("run %d at %v is not lent", i, r.Addr)
