@@ -57,6 +57,11 @@ func NewServer(d *Device, session *nbdclient.Session, name string, readOnly bool
 func (s *Server) Serve() error {
 	defer s.aside.Wait()
 	s.buf = make([]byte, s.device.bufferBytes())
+	// The kernel fails a request that it cannot copy here. A process that is being
+	// killed takes no page faults: so there must be none to take.
+	if err := unix.Mlock(s.buf); err != nil {
+		s.log.Warn("the buffer for requests cannot be locked in memory: a request may fail when this process is killed", zap.Error(err))
+	}
 	wait := true
 	for {
 		n, err := s.device.read(s.buf, wait)

@@ -14,8 +14,8 @@ import (
 
 var (
 	rounds = flag.Int("soak.rounds", 1, "how often each event happens")
-	// agents is off by default, since what the end of a FUSE daemon does to a
-	// request that the kernel is copying to it just then is not mended yet.
+	// agents is off by default: it takes a while, and TestAgentEnds of worker ends
+	// agents in each run of the tests.
 	agents = flag.Bool("soak.agents", false, "also end the workers' processes")
 )
 
