@@ -81,8 +81,6 @@ type openOut struct {
 	BackingID int32
 }
 
-type writeOut struct{ Size, Padding uint32 }
-
 type statfsOut struct {
 	Blocks, Bfree, Bavail, Files, Ffree uint64
 	Bsize, NameLen, Frsize, Padding     uint32
