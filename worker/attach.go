@@ -116,7 +116,22 @@ func (w *Worker) Attach(ctx context.Context, target string, o AttachOptions) (*A
 			return nil, err
 		}
 	}
-	return w.fresh(ctx, target, o, old)
+	if o.Clone == "" || old != nil {
+		return w.fresh(ctx, target, o, old)
+	}
+	return w.cloned(ctx, target, o)
+}
+
+// cloned makes target a clone and attaches it. After an error the clone is gone.
+func (w *Worker) cloned(ctx context.Context, target string, o AttachOptions) (*Attached, error) {
+	if err := w.step("clone", func() error { return w.cloneAtServer(ctx, o.Clone, target) }); err != nil {
+		return nil, err
+	}
+	attached, err := w.fresh(ctx, target, o, nil)
+	if err != nil {
+		return nil, joinLine(err, w.deleteAtServer(context.WithoutCancel(ctx), target))
+	}
+	return attached, nil
 }
 
 // again answers for a target that has a state: attached in the same way, or in

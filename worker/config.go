@@ -116,6 +116,9 @@ type AttachOptions struct {
 	ReadOnly    bool
 	Takeover    bool // take the volume from whoever has it
 	Connections int  // 0: the driver's default
+	// Clone is the VOLUME@SNAPSHOT of which the target is made first, when it is
+	// not attached yet. It must not exist then.
+	Clone string
 }
 
 func (o *AttachOptions) check() error {
@@ -128,6 +131,14 @@ func (o *AttachOptions) check() error {
 	}
 	if o.Mkfs && o.ReadOnly {
 		faults = append(faults, "a read-only attachment takes no file system: mkfs and read-only exclude each other")
+	}
+	if o.Clone != "" {
+		if _, _, err := block.SplitSnapshot(o.Clone); err != nil {
+			faults = append(faults, "clone: "+err.Error())
+		}
+		if o.ReadOnly {
+			faults = append(faults, "a clone is attached for writing: clone and read-only exclude each other")
+		}
 	}
 	if o.Connections < 0 || o.Connections > nbdclient.MaxConnections {
 		faults = append(faults, "connections out of range, want 1 to 64, or 0 for the driver's default")

@@ -214,6 +214,18 @@ func (f *fakeServer) drop(id string) {
 	}
 }
 
+// CloneSnapshot makes a blank volume.
+func (f *fakeServer) CloneSnapshot(_ context.Context, r *connect.Request[slackerv1.CloneSnapshotRequest]) (*connect.Response[slackerv1.Volume], error) {
+	f.backend.Add(r.Msg.GetNewVolume(), nbdtest.DefaultInfo(testVolumeBytes))
+	return connect.NewResponse(&slackerv1.Volume{Name: r.Msg.GetNewVolume()}), nil
+}
+
+// DeleteVolume removes a volume.
+func (f *fakeServer) DeleteVolume(_ context.Context, r *connect.Request[slackerv1.DeleteVolumeRequest]) (*connect.Response[slackerv1.DeleteResponse], error) {
+	f.backend.Remove(r.Msg.GetName())
+	return connect.NewResponse(&slackerv1.DeleteResponse{}), nil
+}
+
 func (f *fakeServer) Detach(_ context.Context, r *connect.Request[slackerv1.DetachRequest]) (*connect.Response[slackerv1.DetachResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

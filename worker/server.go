@@ -122,3 +122,27 @@ func (w *Worker) detachAtServer(ctx context.Context, id string) error {
 	}
 	return nil
 }
+
+// cloneAtServer makes a volume that starts as a snapshot.
+func (w *Worker) cloneAtServer(ctx context.Context, from, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	volume, snapshot, err := block.SplitSnapshot(from)
+	if err == nil {
+		_, err = w.API.CloneSnapshot(ctx, connect.NewRequest(&slackerv1.CloneSnapshotRequest{Volume: volume, Snapshot: snapshot, NewVolume: name}))
+	}
+	if err != nil {
+		return block.Wrap(block.Internal, api.FromConnect(err), "clone "+from)
+	}
+	return nil
+}
+
+// deleteAtServer deletes a volume that was made just now.
+func (w *Worker) deleteAtServer(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if _, err := w.API.DeleteVolume(ctx, connect.NewRequest(&slackerv1.DeleteVolumeRequest{Name: name})); err != nil {
+		return block.Wrap(block.Internal, api.FromConnect(err), "delete the clone "+name+" again")
+	}
+	return nil
+}

@@ -27,6 +27,7 @@ data; "fuse" is a FUSE file system with a loop device, for hosts whose kernel
 has no nbd module; "auto" takes nbd where it works (--verbose says why).`,
 		Example: `  slacker-client attach web1 --mkfs --mount /mnt/web1
   slacker-client attach images/debian@v1 --read-only --mount /mnt/debian
+  slacker-client attach web2 --clone images/debian@v1 --mount /mnt/web2
   slacker-client attach web1 --takeover`,
 		Args: exactArgs("TARGET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,6 +56,7 @@ has no nbd module; "auto" takes nbd where it works (--verbose says why).`,
 	fl := cmd.Flags()
 	fl.StringVar(&o.Driver, "driver", "auto", "auto, nbd or fuse")
 	fl.StringVar(&o.MountDir, "mount", "", "mount the ext4 file system at this directory")
+	fl.StringVar(&o.Clone, "clone", "", "make the volume first, as a clone of this `VOLUME@SNAPSHOT`; after an error it is gone")
 	fl.BoolVar(&o.Mkfs, "mkfs", false, "make an ext4 file system if the volume is blank")
 	fl.BoolVar(&o.ReadOnly, "read-only", false, "attach read-only; needed for a snapshot")
 	fl.BoolVar(&o.Takeover, "takeover", false, "take the volume from the worker that has it; its writes fail from then on")
