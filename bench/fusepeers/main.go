@@ -26,6 +26,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 type options struct {
@@ -51,7 +53,7 @@ func main() {
 	o.devices, err2 = regexp.Compile(*devices)
 	err := errors.Join(err1, err2)
 	if err == nil {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 		err = run(ctx, o)
 		stop()
 	}
