@@ -34,7 +34,7 @@ func (a *app) imageImport() *cobra.Command {
 a directory (into a fresh ext4), or a container image (docker-archive, oci; its layers
 are applied). SOURCE is a path, or - for standard input (raw and tar). The snapshot
 appears when it is complete; when the import fails or is interrupted, nothing of it
-stays.`,
+stays. For containerd's workers, slacker-snapshotter import brings the layers.`,
 		Example: `  slackerctl image import debian.qcow2 debian@v1
   slackerctl image import rootfs.tar.xz debian@v2 --size 8GiB
   slackerctl image import redis.tar redis@7 --format docker-archive
