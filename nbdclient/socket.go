@@ -47,7 +47,7 @@ func (p polled) writeTwo(a, b []byte) error {
 
 // socket is a connection whose reads and writes wait in the kernel. The thread
 // that waits for a reply is woken by it, without a detour over the poller and
-// the scheduler: at depth 1 that is a good part of the time of a request.
+// the scheduler.
 type socket struct {
 	fd   int
 	once sync.Once
