@@ -18,7 +18,7 @@ images=${IMAGES:-busybox redis postgres python gcc}
 clients=("$@")
 [ $# -gt 0 ] || clients=(ctr nerdctl crictl)
 crictl_version=${CRICTL:-v1.34.0}
-stack=${SLACKER_STACK:-$PWD/.cache/stack}
+stack=${STACK_DIR:-$PWD/.cache/stack}
 port=5000
 
 fail() {

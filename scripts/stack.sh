@@ -1,6 +1,6 @@
 #!/bin/bash
 # stack.sh [GROUP...]: puts the container stack, which tests and benchmarks start
-# by themselves, into .cache/stack (or $SLACKER_STACK). Nothing is installed on the
+# by themselves, into .cache/stack (or $STACK_DIR). Nothing is installed on the
 # system and no service is started. May be run any number of times.
 #
 #   debian   Debian's containerd and docker-registry
@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 
 containerd_version=v2.4.2
 nerdctl_version=v2.1.3
-dir=${SLACKER_STACK:-$PWD/.cache/stack}
+dir=${STACK_DIR:-$PWD/.cache/stack}
 
 say() { printf 'stack: %s\n' "$*"; }
 

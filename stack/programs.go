@@ -15,7 +15,7 @@ type Programs struct{ dir string }
 
 // EnvPrograms names the directory of the programs when it is not .cache/stack at
 // the root of the repository.
-const EnvPrograms = "SLACKER_STACK"
+const EnvPrograms = "STACK_DIR"
 
 // FindPrograms finds what scripts/stack.sh has installed, from the working
 // directory or one above it. The error says how to get what is not there.
