@@ -58,7 +58,7 @@ func (p *permits) WrapStreamingHandler(next connect.StreamingHandlerFunc) connec
 
 func (p *permits) check(id access.Identity, request any) error {
 	switch request.(type) {
-	case *slackerv1.ListVolumesRequest, *slackerv1.ListAttachmentsRequest, *slackerv1.GetStatusRequest:
+	case *slackerv1.ListVolumesRequest, *slackerv1.ListAttachmentsRequest, *slackerv1.GetStatusRequest, *slackerv1.GetActivityRequest:
 		return p.s.opts.Access.CheckKnown(id)
 	}
 	wanted, err := p.needs(request)
@@ -158,5 +158,7 @@ func (p *permits) filter(id access.Identity, answer any) {
 		m.Snapshots = slices.DeleteFunc(m.Snapshots, func(s *slackerv1.Snapshot) bool { return hidden(s.GetVolume()) })
 	case *slackerv1.ListAttachmentsResponse:
 		m.Attachments = slices.DeleteFunc(m.Attachments, func(a *slackerv1.Attachment) bool { return hidden(a.GetTarget()) })
+	case *slackerv1.Activity:
+		m.Targets = slices.DeleteFunc(m.Targets, func(a *slackerv1.TargetActivity) bool { return hidden(a.GetTarget()) })
 	}
 }

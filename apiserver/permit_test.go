@@ -87,14 +87,23 @@ func TestListsShowWhatMayBeRead(t *testing.T) {
 	volumes := &slackerv1.ListVolumesResponse{Volumes: []*slackerv1.Volume{{Name: "a/x"}, {Name: "b"}}}
 	snapshots := &slackerv1.ListSnapshotsResponse{Snapshots: []*slackerv1.Snapshot{{Volume: "a/x"}, {Volume: "b"}}}
 	attachments := &slackerv1.ListAttachmentsResponse{Attachments: []*slackerv1.Attachment{{Target: "a/x@s"}, {Target: "b"}}}
-	for _, m := range []any{volumes, snapshots, attachments} {
+	activity := &slackerv1.Activity{Targets: []*slackerv1.TargetActivity{{Target: "(other)"}, {Target: "a/x@s"}, {Target: "b"}}}
+	for _, m := range []any{volumes, snapshots, attachments, activity} {
 		p.filter(access.OfUser(1, 1), m)
 	}
 	if len(volumes.Volumes) != 1 || len(snapshots.Snapshots) != 1 || len(attachments.Attachments) != 1 || volumes.Volumes[0].Name != "a/x" {
 		t.Errorf("lists are %v %v %v", volumes, snapshots, attachments)
 	}
-	if err := p.check(access.OfUser(9, 9), &slackerv1.ListVolumesRequest{}); !block.Is(err, block.Permission) {
-		t.Errorf("a list for nobody: %v", err)
+	if len(activity.Targets) != 1 || activity.Targets[0].GetTarget() != "a/x@s" {
+		t.Errorf("activity is %v", activity)
+	}
+	for _, r := range []any{&slackerv1.ListVolumesRequest{}, &slackerv1.GetActivityRequest{}} {
+		if err := p.check(access.OfUser(9, 9), r); !block.Is(err, block.Permission) {
+			t.Errorf("%T for nobody: %v", r, err)
+		}
+		if err := p.check(access.OfUser(1, 1), r); err != nil {
+			t.Errorf("%T for somebody known: %v", r, err)
+		}
 	}
 }
 

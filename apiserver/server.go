@@ -9,6 +9,7 @@ import (
 
 	"github.com/slackerd/slacker/access"
 	"github.com/slackerd/slacker/api"
+	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 )
 
@@ -21,7 +22,10 @@ type Options struct {
 	Checker      Checker
 	Collector    Collector
 	Scrubber     Scrubber
-	Log          *zap.Logger
+	// Activity says what NBD connections did; nil: nothing. An answer
+	// without a time gets that of the clock.
+	Activity func() *slackerv1.Activity
+	Log      *zap.Logger
 	// Access says who may do what; nil: everybody everything.
 	Access *access.Policy
 	// Now is the clock that limits the rate of progress events; nil is time.Now.

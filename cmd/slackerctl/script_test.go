@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // serveMem starts an API server over a store in memory.
 func serveMem(store *memStore) (*httptest.Server, error) {
 	s, err := apiserver.NewServer(store, apiserver.Options{Version: "1.2.3", DataDir: "/data", NBDAddresses: []string{"tcp://127.0.0.1:10809"},
-		Started: epoch, Checker: store, Collector: store, Scrubber: store, Log: zap.NewNop()})
+		Started: epoch, Checker: store, Collector: store, Scrubber: store, Activity: store.activity, Log: zap.NewNop()})
 	if err != nil {
 		return nil, err
 	}

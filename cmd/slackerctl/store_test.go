@@ -8,6 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/volume"
@@ -26,6 +29,7 @@ type memStore struct {
 	attach  []volume.AttachmentInfo
 	broken  error
 	scrubs  bool
+	asked   uint64 // for activity
 }
 
 func newMemStore() *memStore {
@@ -386,4 +390,15 @@ func (*memStore) AttachmentTarget(id string) (string, bool, error) {
 
 func (*memStore) ImportTarget(id string) (string, error) {
 	return "", block.Errorf(block.NotFound, "no import %s", id)
+}
+
+// activity is of one volume; each answer is a second later.
+func (m *memStore) activity() *slackerv1.Activity {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.asked
+	m.asked++
+	return &slackerv1.Activity{Time: timestamppb.New(epoch.Add(time.Duration(n) * time.Second)), BoundsNanos: []uint64{1e6, 2e6},
+		Targets: []*slackerv1.TargetActivity{{Target: "web", Connections: 2, InFlight: 1, Commands: []*slackerv1.CommandActivity{
+			{Command: "read", Done: 10 * n, Failed: n, Bytes: 40960 * n, Buckets: []uint64{0, 10 * n, 0}}}}}}
 }

@@ -217,6 +217,7 @@ func TestMetricsAndHealth(t *testing.T) {
 		t.Errorf("no %q in the metrics:\n%s", missing, body)
 	}
 	documentsMetrics(t, body)
+	p.countsActivity()
 	_ = c.Close()
 	if status := p.end(syscall.SIGTERM); status != 0 {
 		t.Errorf("exit status %d", status)

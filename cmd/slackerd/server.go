@@ -13,6 +13,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/slackerd/slacker/activity"
+	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/apiserver"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/config"
@@ -134,7 +135,8 @@ func (s *server) makeServers(background context.Context, began time.Time) (err e
 	}
 	u := upkeep{store: s.store, collector: s.collector.Load(), scrubber: s.scrubber, stopping: background}
 	admin, err := apiserver.NewServer(s.store, apiserver.Options{Version: versionText(), DataDir: s.config.Server.DataDir, NBDAddresses: advertise,
-		Started: began, Checker: u, Collector: u, Scrubber: u, Access: s.config.Access.Policy, Log: s.log.Named("api")})
+		Started: began, Checker: u, Collector: u, Scrubber: u, Activity: func() *slackerv1.Activity { return activityOf(s.activity) },
+		Access: s.config.Access.Policy, Log: s.log.Named("api")})
 	if err != nil {
 		return err
 	}

@@ -2755,6 +2755,250 @@ func (x *Scrub) GetProblem() string {
 	return ""
 }
 
+type GetActivityRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetActivityRequest) Reset() {
+	*x = GetActivityRequest{}
+	mi := &file_slacker_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetActivityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetActivityRequest) ProtoMessage() {}
+
+func (x *GetActivityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetActivityRequest.ProtoReflect.Descriptor instead.
+func (*GetActivityRequest) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{46}
+}
+
+type Activity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"` // of the server, when it counted
+	// Upper ends of the buckets of latencies, in nanoseconds; one more bucket
+	// holds what took longer.
+	BoundsNanos []uint64 `protobuf:"varint,2,rep,packed,name=bounds_nanos,json=boundsNanos,proto3" json:"bounds_nanos,omitempty"`
+	// Those with connections, by name. Over a limit, the rest is one: "(other)".
+	Targets       []*TargetActivity `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Activity) Reset() {
+	*x = Activity{}
+	mi := &file_slacker_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Activity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Activity) ProtoMessage() {}
+
+func (x *Activity) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Activity.ProtoReflect.Descriptor instead.
+func (*Activity) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *Activity) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Activity) GetBoundsNanos() []uint64 {
+	if x != nil {
+		return x.BoundsNanos
+	}
+	return nil
+}
+
+func (x *Activity) GetTargets() []*TargetActivity {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+type TargetActivity struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Target      string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`                      // VOLUME or VOLUME@SNAPSHOT
+	Connections uint32                 `protobuf:"varint,2,opt,name=connections,proto3" json:"connections,omitempty"`           // open now
+	InFlight    uint64                 `protobuf:"varint,3,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"` // commands that arrived and are not done
+	// Those that were used. They begin anew when the last connection has closed.
+	Commands      []*CommandActivity `protobuf:"bytes,4,rep,name=commands,proto3" json:"commands,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TargetActivity) Reset() {
+	*x = TargetActivity{}
+	mi := &file_slacker_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TargetActivity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TargetActivity) ProtoMessage() {}
+
+func (x *TargetActivity) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TargetActivity.ProtoReflect.Descriptor instead.
+func (*TargetActivity) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *TargetActivity) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *TargetActivity) GetConnections() uint32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *TargetActivity) GetInFlight() uint64 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *TargetActivity) GetCommands() []*CommandActivity {
+	if x != nil {
+		return x.Commands
+	}
+	return nil
+}
+
+type CommandActivity struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       string                 `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"` // read, write, flush, trim, ...
+	Done          uint64                 `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`      // failed ones too
+	Failed        uint64                 `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`            // that successful ones were about
+	Buckets       []uint64               `protobuf:"varint,5,rep,packed,name=buckets,proto3" json:"buckets,omitempty"` // of the time from arrival to result
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandActivity) Reset() {
+	*x = CommandActivity{}
+	mi := &file_slacker_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandActivity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandActivity) ProtoMessage() {}
+
+func (x *CommandActivity) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandActivity.ProtoReflect.Descriptor instead.
+func (*CommandActivity) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *CommandActivity) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *CommandActivity) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *CommandActivity) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *CommandActivity) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CommandActivity) GetBuckets() []uint64 {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
 var File_slacker_proto protoreflect.FileDescriptor
 
 const file_slacker_proto_rawDesc = "" +
@@ -2967,7 +3211,23 @@ const file_slacker_proto_rawDesc = "" +
 	"\x06damage\x18\a \x03(\v2\x12.slacker.v1.DamageR\x06damage\x12\x1f\n" +
 	"\vmore_damage\x18\b \x01(\x04R\n" +
 	"moreDamage\x12\x18\n" +
-	"\aproblem\x18\t \x01(\tR\aproblem2\xe4\x0e\n" +
+	"\aproblem\x18\t \x01(\tR\aproblem\"\x14\n" +
+	"\x12GetActivityRequest\"\x93\x01\n" +
+	"\bActivity\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12!\n" +
+	"\fbounds_nanos\x18\x02 \x03(\x04R\vboundsNanos\x124\n" +
+	"\atargets\x18\x03 \x03(\v2\x1a.slacker.v1.TargetActivityR\atargets\"\xa0\x01\n" +
+	"\x0eTargetActivity\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12 \n" +
+	"\vconnections\x18\x02 \x01(\rR\vconnections\x12\x1b\n" +
+	"\tin_flight\x18\x03 \x01(\x04R\binFlight\x127\n" +
+	"\bcommands\x18\x04 \x03(\v2\x1b.slacker.v1.CommandActivityR\bcommands\"\x87\x01\n" +
+	"\x0fCommandActivity\x12\x18\n" +
+	"\acommand\x18\x01 \x01(\tR\acommand\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\x04R\x06failed\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\abuckets\x18\x05 \x03(\x04R\abuckets2\xa9\x0f\n" +
 	"\fAdminService\x12C\n" +
 	"\fCreateVolume\x12\x1f.slacker.v1.CreateVolumeRequest\x1a\x12.slacker.v1.Volume\x12N\n" +
 	"\vListVolumes\x12\x1e.slacker.v1.ListVolumesRequest\x1a\x1f.slacker.v1.ListVolumesResponse\x12H\n" +
@@ -2996,7 +3256,8 @@ const file_slacker_proto_rawDesc = "" +
 	"\n" +
 	"StartScrub\x12\x1d.slacker.v1.StartScrubRequest\x1a\x11.slacker.v1.Scrub\x12<\n" +
 	"\tStopScrub\x12\x1c.slacker.v1.StopScrubRequest\x1a\x11.slacker.v1.Scrub\x12:\n" +
-	"\bGetScrub\x12\x1b.slacker.v1.GetScrubRequest\x1a\x11.slacker.v1.ScrubB6Z4github.com/slackerd/slacker/api/slacker/v1;slackerv1b\x06proto3"
+	"\bGetScrub\x12\x1b.slacker.v1.GetScrubRequest\x1a\x11.slacker.v1.Scrub\x12C\n" +
+	"\vGetActivity\x12\x1e.slacker.v1.GetActivityRequest\x1a\x14.slacker.v1.ActivityB6Z4github.com/slackerd/slacker/api/slacker/v1;slackerv1b\x06proto3"
 
 var (
 	file_slacker_proto_rawDescOnce sync.Once
@@ -3010,7 +3271,7 @@ func file_slacker_proto_rawDescGZIP() []byte {
 	return file_slacker_proto_rawDescData
 }
 
-var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_slacker_proto_goTypes = []any{
 	(*Volume)(nil),                  // 0: slacker.v1.Volume
 	(*Snapshot)(nil),                // 1: slacker.v1.Snapshot
@@ -3058,12 +3319,16 @@ var file_slacker_proto_goTypes = []any{
 	(*StopScrubRequest)(nil),        // 43: slacker.v1.StopScrubRequest
 	(*GetScrubRequest)(nil),         // 44: slacker.v1.GetScrubRequest
 	(*Scrub)(nil),                   // 45: slacker.v1.Scrub
-	(*timestamppb.Timestamp)(nil),   // 46: google.protobuf.Timestamp
+	(*GetActivityRequest)(nil),      // 46: slacker.v1.GetActivityRequest
+	(*Activity)(nil),                // 47: slacker.v1.Activity
+	(*TargetActivity)(nil),          // 48: slacker.v1.TargetActivity
+	(*CommandActivity)(nil),         // 49: slacker.v1.CommandActivity
+	(*timestamppb.Timestamp)(nil),   // 50: google.protobuf.Timestamp
 }
 var file_slacker_proto_depIdxs = []int32{
-	46, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	50, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
 	27, // 1: slacker.v1.Volume.attachment:type_name -> slacker.v1.Attachment
-	46, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	50, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
 	0,  // 3: slacker.v1.ListVolumesResponse.volumes:type_name -> slacker.v1.Volume
 	0,  // 4: slacker.v1.GetVolumeResponse.volume:type_name -> slacker.v1.Volume
 	2,  // 5: slacker.v1.GetVolumeResponse.space:type_name -> slacker.v1.Space
@@ -3072,71 +3337,76 @@ var file_slacker_proto_depIdxs = []int32{
 	1,  // 8: slacker.v1.GetSnapshotResponse.snapshot:type_name -> slacker.v1.Snapshot
 	2,  // 9: slacker.v1.GetSnapshotResponse.space:type_name -> slacker.v1.Space
 	27, // 10: slacker.v1.BeginImportResponse.attachment:type_name -> slacker.v1.Attachment
-	46, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
+	50, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
 	27, // 12: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
-	46, // 13: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
+	50, // 13: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
 	36, // 14: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
 	41, // 15: slacker.v1.Garbage.orphans:type_name -> slacker.v1.Orphan
-	46, // 16: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
-	46, // 17: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
+	50, // 16: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
+	50, // 17: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
 	36, // 18: slacker.v1.Scrub.damage:type_name -> slacker.v1.Damage
-	3,  // 19: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
-	4,  // 20: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
-	6,  // 21: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
-	8,  // 22: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
-	9,  // 23: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
-	10, // 24: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
-	12, // 25: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
-	13, // 26: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
-	14, // 27: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
-	16, // 28: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
-	18, // 29: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
-	19, // 30: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
-	20, // 31: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
-	21, // 32: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
-	23, // 33: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
-	24, // 34: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
-	26, // 35: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
-	28, // 36: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
-	30, // 37: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
-	32, // 38: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
-	34, // 39: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
-	37, // 40: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
-	39, // 41: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
-	42, // 42: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
-	43, // 43: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
-	44, // 44: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
-	0,  // 45: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
-	5,  // 46: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
-	7,  // 47: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
-	0,  // 48: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
-	0,  // 49: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
-	11, // 50: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
-	1,  // 51: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
-	1,  // 52: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
-	15, // 53: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
-	17, // 54: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
-	11, // 55: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
-	0,  // 56: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
-	0,  // 57: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
-	22, // 58: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
-	1,  // 59: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
-	25, // 60: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
-	27, // 61: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
-	29, // 62: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
-	31, // 63: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
-	33, // 64: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
-	35, // 65: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
-	38, // 66: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
-	40, // 67: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
-	45, // 68: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
-	45, // 69: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
-	45, // 70: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
-	45, // [45:71] is the sub-list for method output_type
-	19, // [19:45] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	50, // 19: slacker.v1.Activity.time:type_name -> google.protobuf.Timestamp
+	48, // 20: slacker.v1.Activity.targets:type_name -> slacker.v1.TargetActivity
+	49, // 21: slacker.v1.TargetActivity.commands:type_name -> slacker.v1.CommandActivity
+	3,  // 22: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
+	4,  // 23: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
+	6,  // 24: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
+	8,  // 25: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
+	9,  // 26: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
+	10, // 27: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
+	12, // 28: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
+	13, // 29: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
+	14, // 30: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
+	16, // 31: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
+	18, // 32: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
+	19, // 33: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
+	20, // 34: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
+	21, // 35: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
+	23, // 36: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
+	24, // 37: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
+	26, // 38: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
+	28, // 39: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
+	30, // 40: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
+	32, // 41: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
+	34, // 42: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
+	37, // 43: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
+	39, // 44: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
+	42, // 45: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
+	43, // 46: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
+	44, // 47: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
+	46, // 48: slacker.v1.AdminService.GetActivity:input_type -> slacker.v1.GetActivityRequest
+	0,  // 49: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
+	5,  // 50: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
+	7,  // 51: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
+	0,  // 52: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
+	0,  // 53: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
+	11, // 54: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
+	1,  // 55: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
+	1,  // 56: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
+	15, // 57: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
+	17, // 58: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
+	11, // 59: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
+	0,  // 60: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
+	0,  // 61: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
+	22, // 62: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
+	1,  // 63: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
+	25, // 64: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
+	27, // 65: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
+	29, // 66: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
+	31, // 67: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
+	33, // 68: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
+	35, // 69: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
+	38, // 70: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
+	40, // 71: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
+	45, // 72: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
+	45, // 73: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
+	45, // 74: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
+	47, // 75: slacker.v1.AdminService.GetActivity:output_type -> slacker.v1.Activity
+	49, // [49:76] is the sub-list for method output_type
+	22, // [22:49] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_slacker_proto_init() }
@@ -3150,7 +3420,7 @@ func file_slacker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_slacker_proto_rawDesc), len(file_slacker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -106,6 +106,9 @@ const (
 	AdminServiceStopScrubProcedure = "/slacker.v1.AdminService/StopScrub"
 	// AdminServiceGetScrubProcedure is the fully-qualified name of the AdminService's GetScrub RPC.
 	AdminServiceGetScrubProcedure = "/slacker.v1.AdminService/GetScrub"
+	// AdminServiceGetActivityProcedure is the fully-qualified name of the AdminService's GetActivity
+	// RPC.
+	AdminServiceGetActivityProcedure = "/slacker.v1.AdminService/GetActivity"
 )
 
 // AdminServiceClient is a client for the slacker.v1.AdminService service.
@@ -146,6 +149,9 @@ type AdminServiceClient interface {
 	StartScrub(context.Context, *connect.Request[v1.StartScrubRequest]) (*connect.Response[v1.Scrub], error)
 	StopScrub(context.Context, *connect.Request[v1.StopScrubRequest]) (*connect.Response[v1.Scrub], error)
 	GetScrub(context.Context, *connect.Request[v1.GetScrubRequest]) (*connect.Response[v1.Scrub], error)
+	// What NBD connections did, by volume and snapshot: counts that grow, from
+	// which two answers make rates. Leaves out what may not be read.
+	GetActivity(context.Context, *connect.Request[v1.GetActivityRequest]) (*connect.Response[v1.Activity], error)
 }
 
 // NewAdminServiceClient constructs a client for the slacker.v1.AdminService service. By default, it
@@ -315,6 +321,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("GetScrub")),
 			connect.WithClientOptions(opts...),
 		),
+		getActivity: connect.NewClient[v1.GetActivityRequest, v1.Activity](
+			httpClient,
+			baseURL+AdminServiceGetActivityProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetActivity")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -346,6 +358,7 @@ type adminServiceClient struct {
 	startScrub      *connect.Client[v1.StartScrubRequest, v1.Scrub]
 	stopScrub       *connect.Client[v1.StopScrubRequest, v1.Scrub]
 	getScrub        *connect.Client[v1.GetScrubRequest, v1.Scrub]
+	getActivity     *connect.Client[v1.GetActivityRequest, v1.Activity]
 }
 
 // CreateVolume calls slacker.v1.AdminService.CreateVolume.
@@ -478,6 +491,11 @@ func (c *adminServiceClient) GetScrub(ctx context.Context, req *connect.Request[
 	return c.getScrub.CallUnary(ctx, req)
 }
 
+// GetActivity calls slacker.v1.AdminService.GetActivity.
+func (c *adminServiceClient) GetActivity(ctx context.Context, req *connect.Request[v1.GetActivityRequest]) (*connect.Response[v1.Activity], error) {
+	return c.getActivity.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the slacker.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Volumes.
@@ -516,6 +534,9 @@ type AdminServiceHandler interface {
 	StartScrub(context.Context, *connect.Request[v1.StartScrubRequest]) (*connect.Response[v1.Scrub], error)
 	StopScrub(context.Context, *connect.Request[v1.StopScrubRequest]) (*connect.Response[v1.Scrub], error)
 	GetScrub(context.Context, *connect.Request[v1.GetScrubRequest]) (*connect.Response[v1.Scrub], error)
+	// What NBD connections did, by volume and snapshot: counts that grow, from
+	// which two answers make rates. Leaves out what may not be read.
+	GetActivity(context.Context, *connect.Request[v1.GetActivityRequest]) (*connect.Response[v1.Activity], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -681,6 +702,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("GetScrub")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceGetActivityHandler := connect.NewUnaryHandler(
+		AdminServiceGetActivityProcedure,
+		svc.GetActivity,
+		connect.WithSchema(adminServiceMethods.ByName("GetActivity")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/slacker.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceCreateVolumeProcedure:
@@ -735,6 +762,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceStopScrubHandler.ServeHTTP(w, r)
 		case AdminServiceGetScrubProcedure:
 			adminServiceGetScrubHandler.ServeHTTP(w, r)
+		case AdminServiceGetActivityProcedure:
+			adminServiceGetActivityHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -846,4 +875,8 @@ func (UnimplementedAdminServiceHandler) StopScrub(context.Context, *connect.Requ
 
 func (UnimplementedAdminServiceHandler) GetScrub(context.Context, *connect.Request[v1.GetScrubRequest]) (*connect.Response[v1.Scrub], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.GetScrub is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetActivity(context.Context, *connect.Request[v1.GetActivityRequest]) (*connect.Response[v1.Activity], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.GetActivity is not implemented"))
 }
