@@ -88,6 +88,10 @@ bench-depth: ## measure first, second and random reads at depth 1 and 1,000, by 
 bench-sweep: ## time snapshot, clone and delete over sizes, extents, depths and numbers of volumes
 	$(GO) test ./bench -run '^$$' -bench BenchmarkSweep -benchtime 1x -v
 
+.PHONY: bench-collect
+bench-collect: ## measure what the collector costs clients that read and overwrite at full speed
+	$(GO) test ./bench -run '^$$' -bench BenchmarkCollect -benchtime 1x -v
+
 .PHONY: bench-memory
 bench-memory: ## measure the heap with 100,000 volumes, 1,000 of them open
 	$(GO) test ./volume -count=1 -v -run TestMemoryIsBounded -memory.volumes 100000 -memory.open 1000 -memory.blocks 200
