@@ -16,7 +16,7 @@ import (
 
 var (
 	modelSeed  = flag.Uint64("model.seed", 0, "run the model test with this seed only")
-	modelRuns  = flag.Int("model.runs", 10, "how many seeds the model test runs")
+	modelRuns  = flag.Int("model.runs", 6, "how many seeds the model test runs")
 	modelSteps = flag.Int("model.steps", 250, "how many operations a run of the model test has")
 	modelOnly  = flag.String("model.only", "", "of the operations of -model.seed only those with these numbers, as 3,17,40")
 )
@@ -231,10 +231,10 @@ func (m *model) digest() string {
 // TestMetamorphic does the same operations on stores that differ in what nobody
 // may see, and wants the same names, contents and space.
 func TestMetamorphic(t *testing.T) {
-	for seed := range uint64(max(*modelRuns/5, 1)) {
+	for seed := range uint64(max(*modelRuns/6, 1)) {
 		var want string
 		for i, c := range metamorphicSetups(t) {
-			steps := stepsTo(*modelSteps)
+			steps := stepsTo(*modelSteps / 2)
 			m, err := c.runSteps(seed+1, steps)
 			if err != nil {
 				c.fail(t, seed+1, steps, fmt.Errorf("%s: %w", c.name, err))
