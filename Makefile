@@ -35,8 +35,9 @@ check: lint test fuzz-wire rig ## pass everything: lint, tests, short fuzzing, t
 ci: check ## the same as check
 
 .PHONY: test
-test: ## run the tests with the race detector
-	$(GO) test -race ./...
+test: ## run the tests: with the race detector, where that is slow a part; and all of those without it
+	$(GO) test -race -short ./...
+	$(GO) test ./volume ./check
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, errcheck

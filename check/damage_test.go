@@ -18,7 +18,7 @@ import (
 
 var (
 	damageCases = flag.Int("damage.cases", 6, "how many random places of each file to damage, in each way")
-	damageFull  = flag.Bool("damage.full", false, "damage all these places; else one in ten")
+	damageFull  = flag.Bool("damage.full", false, "damage all these places; else one in ten, one in 50 with -short")
 	damageSeed  = flag.Uint64("damage.seed", 1, "which places to damage")
 )
 
@@ -165,6 +165,10 @@ func TestDamageAnywhere(t *testing.T) {
 }
 
 func damageAll(t *testing.T, f *fixture) {
+	oneIn := 10
+	if testing.Short() {
+		oneIn = 50
+	}
 	files := slices.Concat(f.files(t, "store/map"), f.files(t, "store/segments"))
 	for _, name := range files {
 		t.Run(strings.TrimPrefix(name, "store/"), func(t *testing.T) {
@@ -183,7 +187,7 @@ func damageAll(t *testing.T, f *fixture) {
 			}
 			for _, way := range ways {
 				for _, at := range places(r, used(b), *damageCases) {
-					if !*damageFull && r.IntN(10) > 0 {
+					if !*damageFull && r.IntN(oneIn) > 0 {
 						continue
 					}
 					try(fmt.Sprintf("%s at %d", way.name, at), func(fs *vfs.MemFS) { writeFile(t, fs, name, way.do(slices.Clone(b), at, r)) })

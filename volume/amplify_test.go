@@ -55,7 +55,7 @@ func TestFourFifthsFull(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
 	worst := 0.0
-	for i := range int64(float64(capacity/block.Size) * *fillTimes) {
+	for i := range int64(float64(capacity/block.Size) * *fillTimes / float64(sampled(1, 8))) {
 		write(rng.Int64N(live), 1)
 		if i%64 == 0 {
 			worst = max(worst, float64(s.log.DiskBytes())/float64(live*block.Size))

@@ -332,7 +332,7 @@ func openFor(t testing.TB) func(vfs.FS) (*Store, error) {
 // map is whole each time: its counters are right, no two entries name one place
 // (M1), and it ends where the log goes on (M2).
 func TestCrashMatrix(t *testing.T) {
-	every := 3
+	every := sampled(3, 20)
 	if *crashFull {
 		every = 1
 	}

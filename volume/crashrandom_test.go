@@ -78,7 +78,7 @@ func (c *script) randomStep(rng *rand.Rand, i int) error {
 // TestCrashMatrixOfRandomRuns cuts the power before operations of random runs
 // (V1, V2).
 func TestCrashMatrixOfRandomRuns(t *testing.T) {
-	every := 17
+	every := sampled(17, 37)
 	if *crashFull {
 		every = 1
 	}

@@ -174,7 +174,7 @@ func mapFaultStep() int {
 	if *crashFull {
 		return 1
 	}
-	return 11
+	return sampled(11, 41)
 }
 
 // mapFaultChild does some of the runs and exits: dead stores cannot be closed.

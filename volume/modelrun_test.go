@@ -161,7 +161,7 @@ func TestModel(t *testing.T) {
 		run(t, *modelSeed, steps)
 		return
 	}
-	for seed := range uint64(*modelRuns) {
+	for seed := range uint64(sampled(*modelRuns, 2)) {
 		t.Run(fmt.Sprint(seed+1), func(t *testing.T) { run(t, seed+1, stepsTo(*modelSteps)) })
 	}
 }
@@ -234,7 +234,7 @@ func TestMetamorphic(t *testing.T) {
 	for seed := range uint64(max(*modelRuns/6, 1)) {
 		var want string
 		for i, c := range metamorphicSetups(t) {
-			steps := stepsTo(*modelSteps / 2)
+			steps := stepsTo(*modelSteps / sampled(2, 8))
 			m, err := c.runSteps(seed+1, steps)
 			if err != nil {
 				c.fail(t, seed+1, steps, fmt.Errorf("%s: %w", c.name, err))

@@ -24,6 +24,16 @@ func testOptions(t testing.TB, fs vfs.FS) Options {
 		CommitInterval: time.Hour, Logger: zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))}
 }
 
+// sampled is how much of something to test, and less with -short: continuous
+// integration runs everything once without the race detector and a part with it,
+// which takes ten times as long here.
+func sampled(all, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return all
+}
+
 func mustOpen(t testing.TB, o Options) *Store {
 	t.Helper()
 	s, err := Open(o)
