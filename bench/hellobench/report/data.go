@@ -2,6 +2,7 @@ package report
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/slackerd/slacker/bench/hellobench/catalog"
@@ -158,4 +159,16 @@ func ratios(a, b map[string]float64) []float64 {
 		}
 	}
 	return sorted(r)
+}
+
+// Measured is how many of HelloBench's images have been pulled and run; variants of
+// one (gcc:9) are not of these.
+func (d *Data) Measured() int {
+	names := map[string]bool{}
+	for _, r := range d.Records {
+		if r.Kind == measure.Cycle && r.Error == "" && !strings.Contains(r.Image, ":") {
+			names[r.Image] = true
+		}
+	}
+	return len(names)
 }
