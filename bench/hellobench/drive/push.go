@@ -29,12 +29,18 @@ func (d *snapshotterDriver) Push(ctx context.Context, i Image) (took time.Durati
 	if err != nil {
 		return 0, err
 	}
-	key, service := "push-"+i.file(), d.client.SnapshotService(d.containerDriver.snapshotter)
-	mounts, err := service.Prepare(d.context(ctx), key, identity.ChainID(layers).String())
+	// A snapshot that no lease holds is garbage to containerd.
+	held, release, err := d.client.WithLease(d.context(ctx))
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, service.Remove(d.context(context.WithoutCancel(ctx)), key)) }()
+	defer func() { err = errors.Join(err, release(d.context(context.WithoutCancel(ctx)))) }()
+	key, service := "push-"+i.file(), d.client.SnapshotService(d.containerDriver.snapshotter)
+	mounts, err := service.Prepare(held, key, identity.ChainID(layers).String())
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, service.Remove(context.WithoutCancel(held), key)) }()
 	if len(mounts) != 1 {
 		return 0, fmt.Errorf("push %s: got %d mounts, want one", i.Name, len(mounts))
 	}
