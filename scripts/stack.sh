@@ -3,12 +3,14 @@
 # by themselves, into .cache/stack (or $STACK_DIR). Nothing is installed on the
 # system and no service is started. May be run any number of times.
 #
-#   debian   Debian's containerd and docker-registry
+#   debian   Debian 12's containerd and docker-registry
+#   forky    containerd 2 as Debian 14 has it, which Debian 12 runs too
+#   docker   dockerd and docker as Debian 14 has them
 #   v2       containerd 2, ctr and the shim, built from Go modules
 #   stargz   the lazy-loading snapshotter that is compared with
 #   nerdctl  nerdctl
 #
-# Without a group: debian, v2, stargz.
+# Without a group: debian, forky, v2, stargz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,6 +34,34 @@ debian() {
 	mv "$tmp"/root/usr/bin/* "$bin/"
 	rm -rf "$tmp"
 }
+
+# newer GROUP PACKAGE...: packages of Debian 14, with a state of apt of their own.
+# apt verifies them as it does all others.
+newer() {
+	local group=$1 bin=$dir/$1/bin tmp
+	shift
+	[ -e "$bin/.complete" ] && return
+	say "downloading Debian 14's $*"
+	tmp=$(mktemp -d)
+	chmod 755 "$tmp"
+	mkdir -p "$tmp/lists/partial" "$tmp/debs"
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian forky main" >"$tmp/sources.list"
+	local options=(-q -o "Dir::State=$tmp" -o "Dir::State::lists=$tmp/lists" -o Dir::State::status=/dev/null -o "Dir::Cache=$tmp" -o "Dir::Etc::sourcelist=$tmp/sources.list"
+		-o Dir::Etc::sourceparts=/dev/null -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
+	apt-get "${options[@]}" update
+	(cd "$tmp/debs" && apt-get "${options[@]}" -o APT::Sandbox::User=root download "$@")
+	local deb
+	for deb in "$tmp"/debs/*.deb; do dpkg -x "$deb" "$tmp/root"; done
+	rm -rf "$bin"
+	mkdir -p "$bin"
+	find "$tmp/root/usr/bin" "$tmp/root/usr/sbin" -type f -exec mv -t "$bin" {} + 2>/dev/null || [ -n "$(ls "$bin")" ]
+	rm -rf "$tmp"
+	touch "$bin/.complete"
+}
+
+forky() { newer forky containerd; }
+
+docker() { newer docker docker.io docker-cli; }
 
 # install GROUP VERSION PACKAGE...: go install, unless that version is there.
 install() {
@@ -63,12 +93,12 @@ stargz() {
 }
 
 groups=("$@")
-[ $# -gt 0 ] || groups=(debian v2 stargz)
+[ $# -gt 0 ] || groups=(debian forky v2 stargz)
 for group in "${groups[@]}"; do
 	case $group in
-	debian | v2 | stargz | nerdctl) "$group" ;;
+	debian | forky | docker | v2 | stargz | nerdctl) "$group" ;;
 	*)
-		say "want debian, v2, stargz or nerdctl, got $group" >&2
+		say "want debian, forky, docker, v2, stargz or nerdctl, got $group" >&2
 		exit 2
 		;;
 	esac

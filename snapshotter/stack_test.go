@@ -92,7 +92,7 @@ func startHost(t *testing.T, f *testServer, programs stack.Programs, v stack.Ver
 	h := &host{t: t, f: f, dir: shortDir(t)}
 	h.startSnapshotter()
 	t.Cleanup(h.end)
-	if v == stack.V2 {
+	if v.IsV2() {
 		config += unpackConfig
 	}
 	h.start = stack.ContainerdOptions{Programs: programs, Version: v, Dir: filepath.Join(h.dir, "c"),
@@ -230,16 +230,13 @@ func startStack(t *testing.T) (*testServer, *stack.Registry, stack.Programs) {
 }
 
 // versions are the containerds that are installed.
-func versions(t *testing.T, programs stack.Programs) (installed []stack.Version) {
+func versions(t *testing.T, programs stack.Programs) []stack.Version {
 	t.Helper()
-	for v, program := range map[stack.Version]string{stack.Debian: "debian/containerd", stack.V2: "v2/containerd"} {
-		if _, err := programs.Path(program); err != nil {
-			t.Logf("without containerd %s: %v", v, err)
-			continue
-		}
-		installed = append(installed, v)
+	there, missing := programs.Containerds()
+	if len(missing) > 0 {
+		t.Logf("without the containerds %v: scripts/stack.sh installs them", missing)
 	}
-	return installed
+	return there
 }
 
 // pullsNothing pulls what the server has, and runs it.

@@ -14,8 +14,24 @@ type Version string
 // The versions that scripts/stack.sh installs.
 const (
 	Debian Version = "debian" // 1.6, Debian 12's
+	Forky  Version = "forky"  // 2.x, Debian 14's, which changes until that is released
 	V2     Version = "v2"     // 2.x, built from Go modules
 )
+
+// IsV2 tells whether it is containerd 2, whose configuration has other tables.
+func (v Version) IsV2() bool { return v == Forky || v == V2 }
+
+// Containerds are the versions that are installed, and those that are not.
+func (p Programs) Containerds() (there, missing []Version) {
+	for _, v := range []Version{Debian, Forky, V2} {
+		if _, err := p.Path(string(v) + "/containerd"); err == nil {
+			there = append(there, v)
+		} else {
+			missing = append(missing, v)
+		}
+	}
+	return there, missing
+}
 
 // ProxyPlugin is a snapshotter that is served by another process.
 type ProxyPlugin struct {

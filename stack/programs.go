@@ -9,8 +9,8 @@ import (
 )
 
 // Programs is where the programs of the stack are: DIR/debian/bin has Debian's
-// containerd, ctr and shims and docker-registry; DIR/v2/bin has containerd 2 and
-// its ctr and shim; DIR/peers/bin has what is compared with.
+// containerd, ctr and shims and docker-registry; DIR/forky/bin and DIR/v2/bin have
+// containerd 2 and its ctr and shim; DIR/peers/bin has what is compared with.
 type Programs struct{ dir string }
 
 // EnvPrograms names the directory of the programs when it is not .cache/stack at
