@@ -178,6 +178,11 @@ func (d *workerDevices) settled(ctx context.Context, volume string, fn func() er
 		}
 		return false, d.frozen(ctx, volume, fn, nil)
 	}
+	// Whoever uses mounts it was given before is refused; beneath the mount it
+	// would write to this host.
+	if err := removeMountDir(dir); err != nil {
+		return true, err
+	}
 	if err := d.bounded(ctx, volume, "sync", func() error { return syncDevice(device.source) }); err != nil {
 		return true, err
 	}
@@ -295,6 +300,10 @@ func (d *workerDevices) down(ctx context.Context, volume string) error {
 	if _, err := d.worker.Detach(ctx, volume, false); err != nil && !block.Is(err, block.NotFound) {
 		return err
 	}
+	return removeMountDir(dir)
+}
+
+func removeMountDir(dir string) error {
 	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return block.Errorf(block.KindOfFile(err), "remove a mount directory: %w", err)
 	}

@@ -47,6 +47,7 @@
 //	N5  Content is committed only when nothing can write to it any more: the
 //	    mount is gone, nobody has the device open, the device is synced; or else
 //	    while its file system is frozen. A frozen one is thawed whatever comes.
+//	    With the mount its directory goes, so that nobody writes beneath it.
 //	N6  No request waits for the server longer than its timeout; what it began
 //	    is undone, or left as garbage. Stat, Walk, Update and Remove do not ask
 //	    the server at all.

@@ -37,7 +37,7 @@ func newSnapshotter(t *testing.T, f *testServer, change func(*Options)) *Snapsho
 	return s
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -247,7 +247,7 @@ func TestServerAway(t *testing.T) {
 			t.Errorf("requests took %v with a timeout of 2s", took)
 		}
 	}
-	must(t, f.cmd.Process.Signal(unix.SIGSTOP))
+	f.pause()
 	refused()
 	must(t, f.cmd.Process.Signal(unix.SIGCONT))
 	f.kill()
@@ -261,6 +261,39 @@ func TestServerAway(t *testing.T) {
 	_, err = s.Prepare(t.Context(), "other", top)
 	must(t, err)
 	must(t, s.Commit(t.Context(), "committed", "container"))
+}
+
+// fullServer refuses to publish anything but the empty file system.
+type fullServer struct {
+	slackerv1connect.AdminServiceClient
+}
+
+func (c fullServer) Publish(ctx context.Context, q *connect.Request[slackerv1.PublishRequest]) (*connect.Response[slackerv1.Snapshot], error) {
+	if strings.Contains(q.Msg.GetNewVolume(), "/base/") {
+		return c.AdminServiceClient.Publish(ctx, q)
+	}
+	return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("the store is full"))
+}
+
+// TestStaleMounts: a commit that fails after it has unmounted the file system
+// leaves no directory that old mounts could write to; Mounts gives new ones.
+func TestStaleMounts(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	s := newSnapshotter(t, f, func(o *Options) { o.API, o.Spares = fullServer{o.API}, 0 })
+	stale, err := s.Prepare(t.Context(), "container", "")
+	must(t, err)
+	write := func(dir string) error { return os.WriteFile(filepath.Join(dir, "file"), nil, 0o644) }
+	must(t, mounted(stale, write))
+	if err := s.Commit(t.Context(), "committed", "container"); err == nil {
+		t.Fatal("committed on a full server")
+	}
+	if err := mounted(stale, write); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("mounts of before the commit: %v, want none such", err)
+	}
+	ms, err := s.Mounts(t.Context(), "container")
+	must(t, err)
+	must(t, mounted(ms, func(dir string) error { _, err := os.Stat(filepath.Join(dir, "file")); return err }))
 }
 
 // TestSpares: what was pulled last is attached before it is asked for, is used

@@ -14,13 +14,14 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/api"
 	"github.com/slackerd/slacker/worker"
 )
 
 // patience bounds the wait for something that has to happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func needDevices(t *testing.T) {
 	t.Helper()
@@ -134,6 +135,14 @@ func (f *testServer) kill() {
 		_ = f.cmd.Wait()
 		f.cmd = nil
 	}
+}
+
+// pause stops slackerd in the middle of what it does, and returns when all of
+// it has stopped: the signal alone takes effect later.
+func (f *testServer) pause() {
+	f.t.Helper()
+	must(f.t, f.cmd.Process.Signal(unix.SIGSTOP))
+	must(f.t, unix.Waitid(unix.P_PID, f.cmd.Process.Pid, nil, unix.WSTOPPED, nil))
 }
 
 // await polls until ok holds.
