@@ -49,7 +49,7 @@ func shake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error
 	t.Helper()
 	a, b := net.Pipe()
 	defer func() { _, _ = a.Close(), b.Close() }()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	client = client.Clone()
 	client.ServerName = "localhost"

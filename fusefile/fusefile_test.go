@@ -75,7 +75,7 @@ func newKernel(t *testing.T, readOnly bool) *kernel {
 			if err == nil {
 				t.Error("the server took the end of the socket for an unmount")
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Error("the server does not end")
 		}
 		_ = session.Close()

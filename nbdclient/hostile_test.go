@@ -242,7 +242,7 @@ func FuzzReplies(f *testing.F) {
 	f.Fuzz(func(t *testing.T, kind uint8, replies []byte) {
 		c := connWith(replies)
 		defer func() { _ = c.Close() }()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 		defer cancel()
 		switch kind % 3 {
 		case 0:

@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func testOptions() Options { return Options{DialTimeout: 10 * time.Second, StallTimeout: time.Minute} }
+func testOptions() Options { return Options{DialTimeout: 60 * time.Second, StallTimeout: time.Minute} }
 
 // startNbdkit starts nbdkit on socket and waits until it listens.
 func startNbdkit(t *testing.T, socket string, args ...string) *exec.Cmd {
@@ -34,7 +34,7 @@ func startNbdkit(t *testing.T, socket string, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stop(cmd) })
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if c, err := net.Dial("unix", socket); err == nil {
 			_ = c.Close()
 			return cmd

@@ -19,7 +19,7 @@ import (
 
 func sessionOptions(n int) SessionOptions {
 	o := DefaultSessionOptions()
-	o.Connections, o.Attachment, o.DeadTimeout = n, true, 20*time.Second
+	o.Connections, o.Attachment, o.DeadTimeout = n, true, 60*time.Second
 	return o
 }
 
@@ -35,7 +35,7 @@ func openTest(t *testing.T, addr string, opts SessionOptions) *Session {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)
 		}

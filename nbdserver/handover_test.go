@@ -67,7 +67,7 @@ func (h *handover) start(handed []nbdserver.Handed) {
 
 // next replaces the server and returns how many connections moved.
 func (h *handover) next() int {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	handed := h.server.Handover(ctx)
 	if err := <-h.served; err != nil {

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const testTimeout = 20 * time.Second
+const testTimeout = 60 * time.Second
 
 // rig is a running server on a unix socket.
 type rig struct {

@@ -155,7 +155,7 @@ func TestScheduleAndStop(t *testing.T) {
 	done.Go(func() { c.Run(ctx) })
 	until := func(what string, ok func(State) bool) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); !ok(c.Status()); {
+		for end := time.Now().Add(60 * time.Second); !ok(c.Status()); {
 			if time.Now().After(end) {
 				t.Fatalf("%s: %+v", what, c.Status())
 			}

@@ -46,7 +46,7 @@ func TestZerosBeforeData(t *testing.T) {
 		}
 		done <- w.sync()
 	}()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for waiting := false; !waiting && len(done) == 0; time.Sleep(time.Millisecond) {
 		w.l.mu.Lock()
 		if len(w.l.pending) > 0 {

@@ -243,7 +243,7 @@ func TestServerAway(t *testing.T) {
 			})
 		}
 		_ = g.Wait()
-		if took := time.Since(begun); took > 10*time.Second {
+		if took := time.Since(begun); took > 30*time.Second {
 			t.Errorf("requests took %v with a timeout of 2s", took)
 		}
 	}

@@ -25,7 +25,7 @@ const (
 	mapFaultFrom    = "SLACKER_TEST_MAP_FAULT_FROM" // makes the test the child that starts there
 	mapFaultLasting = "SLACKER_TEST_MAP_FAULT_LASTING"
 	mapFaultRuns    = 25 // of a child, which keeps what dead stores hold
-	mapFaultLimit   = 20 * time.Second
+	mapFaultLimit   = 60 * time.Second
 )
 
 // atFatal returns a logger that calls end where the extent map logs that it
