@@ -93,6 +93,10 @@ bench-sweep: ## time snapshot, clone and delete over sizes, extents, depths and 
 bench-collect: ## measure what the collector costs clients that read and overwrite at full speed
 	$(GO) test ./bench -run '^$$' -bench BenchmarkCollect -benchtime 1x -v
 
+.PHONY: bench-attach
+bench-attach: build ## time clone, attach and mount of a warm ext4 volume, by step (root)
+	$(GO) run ./bench/attach -bin bin -rounds 100
+
 .PHONY: bench-memory
 bench-memory: ## measure the heap with 100,000 volumes, 1,000 of them open
 	$(GO) test ./volume -count=1 -v -run TestMemoryIsBounded -memory.volumes 100000 -memory.open 1000 -memory.blocks 200

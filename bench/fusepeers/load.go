@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/slackerd/slacker/bench/rounds"
 )
 
 // load is what fio does to a device.
@@ -31,9 +33,6 @@ var loads = []load{
 	{"1M sequential write", "write", "1M", 4, false},
 }
 
-// sample is what one run of a load did.
-type sample struct{ rate, mb, cpuMicros, p50Micros, p99Micros float64 }
-
 // fioReport is what is used of fio's report.
 type fioReport struct {
 	Jobs []struct {
@@ -49,7 +48,7 @@ type fioReport struct {
 	}
 }
 
-func measure(ctx context.Context, path string, l load, each time.Duration) (sample, error) {
+func measure(ctx context.Context, path string, l load, each time.Duration) (rounds.Sample, error) {
 	args := []string{"--name=x", "--filename=" + path, "--direct=1", "--ioengine=libaio", "--rw=" + l.rw, "--bs=" + l.blockSize,
 		"--iodepth=" + strconv.Itoa(l.depth), "--time_based", fmt.Sprintf("--runtime=%dms", each.Milliseconds()),
 		"--output-format=json", "--percentile_list=50:99", "--norandommap", "--allow_mounted_write=0", "--thread", "--iodepth_batch_complete_max=16"}
@@ -58,32 +57,32 @@ func measure(ctx context.Context, path string, l load, each time.Duration) (samp
 	}
 	before, err := machineCPU()
 	if err != nil {
-		return sample{}, err
+		return rounds.Sample{}, err
 	}
 	var errText bytes.Buffer
 	cmd := exec.CommandContext(ctx, "fio", args...)
 	cmd.Stderr = &errText
 	out, err := cmd.Output()
 	if err != nil {
-		return sample{}, fmt.Errorf("fio: %w: %s", err, errText.String())
+		return rounds.Sample{}, fmt.Errorf("fio: %w: %s", err, errText.String())
 	}
 	after, err := machineCPU()
 	if err != nil {
-		return sample{}, err
+		return rounds.Sample{}, err
 	}
 	var r fioReport
 	if err := json.Unmarshal(out, &r); err != nil || len(r.Jobs) != 1 || r.Jobs[0].Error != 0 {
-		return sample{}, fmt.Errorf("fio's report: %w: %.300s", err, out)
+		return rounds.Sample{}, fmt.Errorf("fio's report: %w: %.300s", err, out)
 	}
 	side := r.Jobs[0].Read
 	if strings.Contains(l.rw, "write") {
 		side = r.Jobs[0].Write
 	}
 	if side.TotalIOs == 0 {
-		return sample{}, errors.New("fio did nothing")
+		return rounds.Sample{}, errors.New("fio did nothing")
 	}
-	return sample{rate: side.IOPS, mb: side.BWBytes / 1e6, cpuMicros: float64((after - before).Microseconds()) / side.TotalIOs,
-		p50Micros: side.Latencies.Percentile["50.000000"] / 1e3, p99Micros: side.Latencies.Percentile["99.000000"] / 1e3}, nil
+	return rounds.Sample{Rate: side.IOPS, MB: side.BWBytes / 1e6, CPUMicros: float64((after - before).Microseconds()) / side.TotalIOs,
+		P50Micros: side.Latencies.Percentile["50.000000"] / 1e3, P99Micros: side.Latencies.Percentile["99.000000"] / 1e3}, nil
 }
 
 // machineCPU is the time that all processors have been busy.

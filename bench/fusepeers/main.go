@@ -15,19 +15,18 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"regexp"
-	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slackerd/slacker/bench/rounds"
 )
 
 type options struct {
@@ -63,17 +62,6 @@ func main() {
 	}
 }
 
-// figure is what one load did to one device, by round.
-type figure struct {
-	Load   string    `json:"load"`
-	Device string    `json:"device"`
-	Rate   []float64 `json:"operations_per_second"`
-	MB     []float64 `json:"mb_per_second"`
-	CPU    []float64 `json:"machine_cpu_us_per_operation"`
-	P50    []float64 `json:"latency_p50_us"`
-	P99    []float64 `json:"latency_p99_us"`
-}
-
 func run(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("want root, to make loop devices")
@@ -87,89 +75,42 @@ func run(ctx context.Context, o options) (err error) {
 	if err := s.setUp(ctx); err != nil {
 		return err
 	}
-	var figures []*figure
+	plan := rounds.Plan{Rounds: o.rounds, Each: o.each, Progress: os.Stderr}
+	var figures []*rounds.Figure
 	for _, l := range loads {
 		if !o.only.MatchString(l.name) {
 			continue
 		}
-		row, err := take(ctx, o, l, s.devices)
+		row, err := rounds.Take(ctx, plan, l.name, s.devices, func(d *device) string { return d.name },
+			func(d *device, each time.Duration) (rounds.Sample, error) { return measure(ctx, d.path, l, each) })
 		if err != nil {
 			return err
 		}
 		figures = append(figures, row...)
 	}
-	if o.json != "" {
-		b, err := json.MarshalIndent(figures, "", "  ")
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(o.json, append(b, '\n'), 0o644); err != nil {
-			return err
-		}
+	if err := rounds.WriteJSON(o.json, figures); err != nil {
+		return err
 	}
 	return print(figures)
 }
 
-// take puts the devices under one load in turn, round by round.
-func take(ctx context.Context, o options, l load, devices []*device) ([]*figure, error) {
-	row := make([]*figure, len(devices))
-	for i, d := range devices {
-		row[i] = &figure{Load: l.name, Device: d.name}
-	}
-	for round := range o.rounds {
-		for i, d := range devices {
-			fmt.Fprintf(os.Stderr, "\r%-30s round %d/%d  %-26s", l.name, round+1, o.rounds, d.name)
-			m, err := measure(ctx, d.path, l, o.each)
-			if err != nil {
-				return nil, fmt.Errorf("%s on %s: %w", l.name, d.name, err)
-			}
-			f := row[i]
-			f.Rate, f.MB, f.CPU = append(f.Rate, m.rate), append(f.MB, m.mb), append(f.CPU, m.cpuMicros)
-			f.P50, f.P99 = append(f.P50, m.p50Micros), append(f.P99, m.p99Micros)
-		}
-	}
-	fmt.Fprint(os.Stderr, "\r", strings.Repeat(" ", 79), "\r")
-	return row, nil
-}
-
 // print writes the medians, and how each device compares with nbdfuse on the
 // same server and with the plain loop device, round by round.
-func print(figures []*figure) error {
-	var out strings.Builder
-	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	line := func(cells ...string) { _, _ = fmt.Fprintln(w, strings.Join(cells, "\t")+"\t") } // to memory
-	line("load", "device", "op/s", "MB/s", "CPU us/op", "p50 us", "p99 us", "of nbdfuse", "of a plain loop")
-	for _, f := range figures {
-		of := func(name string) string {
-			for _, g := range figures {
-				if g != f && g.Load == f.Load && g.Device == name {
-					rs := make([]float64, len(f.Rate))
-					for i := range rs {
-						rs[i] = f.Rate[i] / g.Rate[i]
-					}
-					return fmt.Sprintf("%.2fx", median(rs))
-				}
+func print(figures []*rounds.Figure) error {
+	return rounds.Print("device", figures,
+		rounds.Of("op/s", 0, func(f *rounds.Figure) []float64 { return f.Rate }),
+		rounds.Of("MB/s", 0, func(f *rounds.Figure) []float64 { return f.MB }),
+		rounds.Of("CPU us/op", 1, func(f *rounds.Figure) []float64 { return f.CPU }),
+		rounds.Of("p50 us", 0, func(f *rounds.Figure) []float64 { return f.P50 }),
+		rounds.Of("p99 us", 0, func(f *rounds.Figure) []float64 { return f.P99 }),
+		rounds.Column{Title: "of nbdfuse", Cell: func(f *rounds.Figure) string {
+			server, ours := strings.CutPrefix(f.Name, "slacker on ")
+			if !ours {
+				return "-"
 			}
-			return "-"
-		}
-		nbdfuse := "-"
-		if server, ours := strings.CutPrefix(f.Device, "slacker on "); ours {
-			nbdfuse = of("nbdfuse on " + server)
-		}
-		line(f.Load, f.Device, fmt.Sprintf("%.0f", median(f.Rate)), fmt.Sprintf("%.0f", median(f.MB)), fmt.Sprintf("%.1f", median(f.CPU)),
-			fmt.Sprintf("%.0f", median(f.P50)), fmt.Sprintf("%.0f", median(f.P99)), nbdfuse, of(plainLoop))
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	_, err := os.Stdout.WriteString(out.String())
-	return err
-}
-
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	if len(s) == 0 {
-		return 0
-	}
-	return (s[len(s)/2] + s[(len(s)-1)/2]) / 2
+			return f.Against(rounds.Find(figures, f.Load, "nbdfuse on "+server))
+		}},
+		rounds.Column{Title: "of a plain loop", Cell: func(f *rounds.Figure) string {
+			return f.Against(rounds.Find(figures, f.Load, plainLoop))
+		}})
 }

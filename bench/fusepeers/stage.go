@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
@@ -20,12 +18,10 @@ import (
 	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
+	"github.com/slackerd/slacker/bench/rounds"
 )
 
-const (
-	plainLoop = "loop on a file in memory"
-	patience  = 20 * time.Second
-)
+const plainLoop = "loop on a file in memory"
 
 // device is one block device under test.
 type device struct{ name, path string }
@@ -135,7 +131,7 @@ func (s *stage) nbdkit(ctx context.Context) (socket, fakeAPI string, err error) 
 	mux.Handle(slackerv1connect.NewAdminServiceHandler(&fakeAdmin{socket: socket, sizeBytes: s.sizeBytes}))
 	web := httptest.NewServer(mux)
 	s.later(func() error { web.Close(); return nil })
-	return socket, web.URL, await(ctx, socket)
+	return socket, web.URL, rounds.Await(ctx, socket)
 }
 
 // fakeAdmin gives an attachment to whoever asks.
@@ -161,7 +157,7 @@ func (s *stage) slackerd(ctx context.Context) (nbd, admin string, err error) {
 		"--api-listen", admin, "--log-level", "warn"); err != nil {
 		return "", "", err
 	}
-	if err := await(ctx, filepath.Join(s.dir, "api.sock")); err != nil {
+	if err := rounds.Await(ctx, filepath.Join(s.dir, "api.sock")); err != nil {
 		return "", "", err
 	}
 	client, err := api.NewClient(admin)
@@ -183,7 +179,7 @@ func (s *stage) nbdfuse(ctx context.Context, name, uri string) (string, error) {
 		return "", err
 	}
 	s.later(func() error { return unix.Unmount(dir, unix.MNT_DETACH) })
-	if err := awaitThat(ctx, func() error { _, err := os.Stat(file); return err }); err != nil {
+	if err := rounds.AwaitThat(ctx, func() error { _, err := os.Stat(file); return err }); err != nil {
 		return "", err
 	}
 	return s.loop(file)
@@ -208,31 +204,4 @@ func output(ctx context.Context, name string, args ...string) error {
 		return fmt.Errorf("%s: %w: %s", name, err, out)
 	}
 	return nil
-}
-
-// await waits until a socket takes connections.
-func await(ctx context.Context, socket string) error {
-	return awaitThat(ctx, func() error {
-		c, err := net.Dial("unix", socket)
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	})
-}
-
-func awaitThat(ctx context.Context, ready func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		err := ready()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waited %v: %w", patience, err)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 }

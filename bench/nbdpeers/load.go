@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slackerd/slacker/bench/rounds"
 )
 
 // load is a way to use a server.
@@ -48,13 +50,8 @@ func loads() []load {
 	)
 }
 
-// sample is what one server did under one load for a while.
-type sample struct {
-	rate, cpuMicros, p50Micros, p99Micros float64
-}
-
 // measure puts a server under a load for a while.
-func measure(s *server, l load, sizeBytes uint64, each time.Duration) (m sample, err error) {
+func measure(s *server, l load, sizeBytes uint64, each time.Duration) (m rounds.Sample, err error) {
 	d := &drive{l: l, units: sizeBytes / uint64(l.bytes), latencies: make([]time.Duration, 0, 1<<16)}
 	began := time.Now()
 	d.random = rand.New(rand.NewPCG(uint64(began.UnixNano()), 1))
@@ -100,5 +97,5 @@ func measure(s *server, l load, sizeBytes uint64, each time.Duration) (m sample,
 		}
 		return float64(d.latencies[int(q*float64(len(d.latencies)-1))].Nanoseconds()) / 1e3
 	}
-	return sample{n / took.Seconds(), float64((after - before).Microseconds()) / max(n, 1), at(0.5), at(0.99)}, err
+	return rounds.Sample{Rate: n / took.Seconds(), CPUMicros: float64((after - before).Microseconds()) / max(n, 1), P50Micros: at(0.5), P99Micros: at(0.99)}, err
 }

@@ -20,18 +20,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"regexp"
-	"slices"
-	"strings"
-	"text/tabwriter"
 	"time"
+
+	"github.com/slackerd/slacker/bench/rounds"
 )
 
 func main() {
@@ -70,16 +67,6 @@ type options struct {
 	only, servers       *regexp.Regexp
 }
 
-// figure is what one load did to one server, by round.
-type figure struct {
-	Load   string    `json:"load"`
-	Server string    `json:"server"`
-	Rate   []float64 `json:"operations_per_second"`
-	CPU    []float64 `json:"server_cpu_us_per_operation"`
-	P50    []float64 `json:"latency_p50_us"`
-	P99    []float64 `json:"latency_p99_us"`
-}
-
 func run(ctx context.Context, o options) error {
 	if o.dir == "" {
 		dir, err := os.MkdirTemp("", "nbdpeers")
@@ -94,97 +81,37 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	var figures []*figure
+	plan := rounds.Plan{Rounds: o.rounds, Each: o.each, WarmUp: o.warmUp, Progress: os.Stderr}
+	var figures []*rounds.Figure
 	for _, l := range loads() {
 		if !o.only.MatchString(l.name) {
 			continue
 		}
-		row, err := take(ctx, o, l, servers)
+		row, err := rounds.Take(ctx, plan, l.name, servers, func(s *server) string { return s.name },
+			func(s *server, each time.Duration) (rounds.Sample, error) { return measure(s, l, o.sizeBytes, each) })
 		if err != nil {
 			return err
 		}
 		figures = append(figures, row...)
 	}
-	fmt.Fprintln(os.Stderr)
-	if o.json != "" {
-		b, err := json.MarshalIndent(figures, "", "  ")
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(o.json, append(b, '\n'), 0o644); err != nil {
-			return err
-		}
+	if err := rounds.WriteJSON(o.json, figures); err != nil {
+		return err
 	}
 	return print(figures)
 }
 
-// take puts the servers under one load in turn, round by round.
-func take(ctx context.Context, o options, l load, servers []*server) ([]*figure, error) {
-	row := make([]*figure, len(servers))
-	for i, s := range servers {
-		row[i] = &figure{Load: l.name, Server: s.name}
-	}
-	for round := 0; round <= o.rounds; round++ { // round 0 warms up
-		if round == 0 && o.warmUp == 0 {
-			continue
-		}
-		for i, s := range servers {
-			fmt.Fprintf(os.Stderr, "\r%-40s round %d/%d  %-24s", l.name, round, o.rounds, s.name)
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			each := o.each
-			if round == 0 {
-				each = o.warmUp
-			}
-			m, err := measure(s, l, o.sizeBytes, each)
-			if err != nil {
-				return nil, fmt.Errorf("%s on %s: %w", l.name, s.name, err)
-			}
-			if round == 0 {
-				continue
-			}
-			f := row[i]
-			f.Rate, f.CPU = append(f.Rate, m.rate), append(f.CPU, m.cpuMicros)
-			f.P50, f.P99 = append(f.P50, m.p50Micros), append(f.P99, m.p99Micros)
-		}
-	}
-	return row, nil
-}
-
 // print writes the medians, and how slacker compares, round by round.
-func print(figures []*figure) error {
-	var out strings.Builder
-	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	row := func(cells ...string) { _, _ = io.WriteString(w, strings.Join(cells, "\t")+"\t\n") } // to memory
-	row("load", "server", "op/s", "server CPU us/op", "p50 us", "p99 us", "slacker is")
-	var ours *figure
+func print(figures []*rounds.Figure) error {
+	ours := map[string]*rounds.Figure{} // the first of each load
 	for _, f := range figures {
-		if ours == nil || ours.Load != f.Load {
-			ours = f
+		if ours[f.Load] == nil {
+			ours[f.Load] = f
 		}
-		ratio := "-"
-		if f != ours {
-			rs := make([]float64, len(f.Rate))
-			for i := range rs {
-				rs[i] = ours.Rate[i] / f.Rate[i]
-			}
-			ratio = fmt.Sprintf("%.2fx", median(rs))
-		}
-		row(f.Load, f.Server, fmt.Sprintf("%.0f", median(f.Rate)), fmt.Sprintf("%.1f", median(f.CPU)),
-			fmt.Sprintf("%.0f", median(f.P50)), fmt.Sprintf("%.0f", median(f.P99)), ratio)
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	_, err := os.Stdout.WriteString(out.String())
-	return err
-}
-
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	if len(s) == 0 {
-		return 0
-	}
-	return (s[len(s)/2] + s[(len(s)-1)/2]) / 2
+	return rounds.Print("server", figures,
+		rounds.Of("op/s", 0, func(f *rounds.Figure) []float64 { return f.Rate }),
+		rounds.Of("server CPU us/op", 1, func(f *rounds.Figure) []float64 { return f.CPU }),
+		rounds.Of("p50 us", 0, func(f *rounds.Figure) []float64 { return f.P50 }),
+		rounds.Of("p99 us", 0, func(f *rounds.Figure) []float64 { return f.P99 }),
+		rounds.Column{Title: "slacker is", Cell: func(f *rounds.Figure) string { return ours[f.Load].Against(f) }})
 }
