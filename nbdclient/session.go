@@ -37,6 +37,8 @@ type SessionOptions struct {
 	// DeadTimeout is how long a request waits for a dead slot to come back
 	// before it fails with block.Unavailable.
 	DeadTimeout time.Duration
+	// OthersAfter is how long after the first slot the others are connected.
+	OthersAfter time.Duration
 	Log         *zap.Logger
 }
 

@@ -41,6 +41,13 @@ func (sl *slot) run() {
 	s := sl.session
 	log := s.opts.Log.With(zap.String("export", s.export), zap.Int("slot", sl.number))
 	conn := sl.conn
+	if conn == nil && s.opts.OthersAfter > 0 {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-time.After(s.opts.OthersAfter):
+		}
+	}
 	for {
 		if conn == nil {
 			if conn = sl.redial(log); conn == nil {

@@ -1,13 +1,9 @@
 package worker
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -24,73 +20,19 @@ const (
 	AgentStandby    = "standby" // of either
 )
 
-const (
-	readyFD       = 3 // where an agent reports that it is ready, or why not
-	maxReadyBytes = 4096
-)
-
 // agent is the background process of one target.
 type agent struct {
 	store  store
 	target string
 }
 
-// start runs EXECUTABLE NAME STATEDIR TARGET NONCE in a session of its own and
-// waits until it is ready. It returns what the agent reported.
+// start launches an agent and has it begin.
 func (a agent) start(ctx context.Context, executable, name, nonce string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, agentStartTimeout)
-	defer cancel()
-	r, w, err := os.Pipe()
+	l, err := a.launch(executable, name, nonce)
 	if err != nil {
-		return "", block.Errorf(block.IO, "start %s for %s: %w", name, a.target, err)
+		return "", err
 	}
-	defer func() { _ = r.Close() }()
-	logFile, err := os.OpenFile(a.store.path(keyOf(a.target), ".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		_ = w.Close()
-		return "", block.Errorf(block.KindOfFile(err), "start %s for %s: %w", name, a.target, err)
-	}
-	cmd := exec.Command(executable, name, a.store.dir, a.target, nonce)
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = logFile, logFile, []*os.File{w}
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	err = startFlusher(cmd)
-	_ = w.Close()
-	_ = logFile.Close()
-	if err != nil {
-		return "", block.Errorf(block.IO, "start %s for %s: %w", name, a.target, err)
-	}
-	go func() { _ = cmd.Wait() }() // it outlives us, or is reaped here
-	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	line, err := bufio.NewReaderSize(r, maxReadyBytes).ReadString('\n')
-	if ok, found := strings.CutPrefix(strings.TrimSpace(line), "ok "); found && err == nil {
-		return ok, nil
-	}
-	if text, found := strings.CutPrefix(line, "error "); found && err == nil {
-		kind, text, _ := strings.Cut(strings.TrimSpace(text), " ")
-		n, _ := strconv.ParseUint(kind, 10, 8)
-		return "", block.Errorf(block.Kind(n), "%s", text)
-	}
-	_ = cmd.Process.Kill()
-	if ctx.Err() != nil {
-		return "", block.Errorf(block.Unavailable, "start %s for %s: not ready: %w", name, a.target, context.Cause(ctx))
-	}
-	return "", block.Errorf(block.Internal, "start %s for %s: it died: %s", name, a.target, a.lastWords())
-}
-
-// startFlusher starts cmd with the mark that it serves I/O of the kernel: its
-// memory allocations then never wait for I/O to itself.
-func startFlusher(cmd *exec.Cmd) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	// The mark is inherited. Kernels before 5.6 do not know it.
-	marked := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) == nil
-	err := cmd.Start()
-	if marked {
-		err = errors.Join(err, unix.Prctl(unix.PR_SET_IO_FLUSHER, 0, 0, 0, 0))
-	}
-	return err
+	return l.begin(ctx)
 }
 
 // lastWords is the last line of the agent's log.
@@ -183,6 +125,7 @@ type running struct {
 	state *state
 	lock  *os.File
 	ready *os.File
+	born  time.Time
 }
 
 // becomeAgent takes the agent's lock and loads the state.
@@ -191,7 +134,10 @@ func becomeAgent(args AgentArgs) (*running, error) {
 		return nil, err
 	}
 	unix.CloseOnExec(readyFD)
-	r := &running{agent: agent{store{args.StateDir}, args.Target}, ready: os.NewFile(readyFD, "ready")}
+	r := &running{agent: agent{store{args.StateDir}, args.Target}, ready: os.NewFile(readyFD, "ready"), born: time.Now()}
+	if err := r.awaitWord(); err != nil {
+		return r, err
+	}
 	f, locked, err := r.lockFile(os.O_CREATE)
 	switch {
 	case err != nil:
@@ -230,19 +176,4 @@ func (r *running) current() bool {
 func (r *running) wanted() bool {
 	s, err := r.store.load(r.target)
 	return err != nil || (s != nil && s.Nonce == r.state.Nonce && s.Phase == phaseAttached)
-}
-
-// report tells the parent that the agent is ready, or why not, once.
-func (r *running) report(text string, err error) {
-	if r.ready == nil {
-		return
-	}
-	line := "ok " + text + "\n"
-	if err != nil {
-		oneLine := strings.ReplaceAll(err.Error(), "\n", "; ")
-		line = fmt.Sprintf("error %d %.3000s\n", block.KindOf(err), oneLine)
-	}
-	_, _ = r.ready.WriteString(line) // the parent may be gone
-	_ = r.ready.Close()
-	r.ready = nil
 }

@@ -62,7 +62,7 @@ func (w *Worker) driver(name string) driver {
 	if name == driverNBD {
 		return nbdDriver{store: w.store}
 	}
-	return fuseDriver{w.store}
+	return fuseDriver{w.store, w.Verbose}
 }
 
 // chooseDriver resolves "auto" and checks that the host has what it takes.
@@ -116,22 +116,7 @@ func (w *Worker) Attach(ctx context.Context, target string, o AttachOptions) (*A
 			return nil, err
 		}
 	}
-	if o.Clone == "" || old != nil {
-		return w.fresh(ctx, target, o, old)
-	}
-	return w.cloned(ctx, target, o)
-}
-
-// cloned makes target a clone and attaches it. After an error the clone is gone.
-func (w *Worker) cloned(ctx context.Context, target string, o AttachOptions) (*Attached, error) {
-	if err := w.step("clone", func() error { return w.cloneAtServer(ctx, o.Clone, target) }); err != nil {
-		return nil, err
-	}
-	attached, err := w.fresh(ctx, target, o, nil)
-	if err != nil {
-		return nil, joinLine(err, w.deleteAtServer(context.WithoutCancel(ctx), target))
-	}
-	return attached, nil
+	return w.fresh(ctx, target, o, old)
 }
 
 // again answers for a target that has a state: attached in the same way, or in
@@ -170,7 +155,9 @@ func (w *Worker) again(ctx context.Context, s *state, o AttachOptions) (*Attache
 	return attached, err
 }
 
-// fresh attaches a target that has no state any more; old is what it had.
+// fresh attaches a target that has no state any more; old is what it had. What
+// has to be a clone is made first, and after an error it is gone. The agent's
+// process starts meanwhile.
 func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, old *state) (*Attached, error) {
 	name, reason, err := w.chooseDriver(o.Driver)
 	if err != nil {
@@ -187,10 +174,24 @@ func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, old 
 	if old != nil && old.Phase == phaseMkfs {
 		s.Phase, s.Generation, unfinished = phaseMkfs, old.Generation, old.Generation
 	}
-	if err := w.bringUp(ctx, s, o, unfinished); err != nil {
+	var l *launched
+	if err := w.step("start a process", func() (err error) { l, err = w.driver(name).launch(s, w.Executable); return err }); err != nil {
+		return nil, err
+	}
+	defer l.abandon()
+	clone := o.Clone != "" && old == nil
+	if clone {
+		if err := w.step("clone", func() error { return w.cloneAtServer(ctx, o.Clone, target) }); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.bringUp(ctx, s, o, l, unfinished); err != nil {
 		// The rollback must also run when the caller has been interrupted.
 		if cerr := w.tearDown(context.WithoutCancel(ctx), s, true); cerr != nil {
 			return nil, joinLine(err, block.Wrap(block.Internal, cerr, "and undoing it left something (see list --clean)"))
+		}
+		if clone {
+			err = joinLine(err, w.deleteAtServer(context.WithoutCancel(ctx), target))
 		}
 		return nil, err
 	}
@@ -204,8 +205,7 @@ func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, old 
 // bringUp goes through the steps of an attach. unfinished is the generation of
 // the attachment under which a mkfs was cut off, or 0: it is done again only if
 // nobody has had the volume since.
-func (w *Worker) bringUp(ctx context.Context, s *state, o AttachOptions, unfinished uint64) error {
-	d := w.driver(s.Driver)
+func (w *Worker) bringUp(ctx context.Context, s *state, o AttachOptions, l *launched, unfinished uint64) error {
 	if err := w.step("save state", func() error { return w.store.save(s) }); err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (w *Worker) bringUp(ctx context.Context, s *state, o AttachOptions, unfinis
 	if err := w.step("save attachment", func() error { return w.store.save(s) }); err != nil {
 		return err
 	}
-	if err := w.step("make the device ("+s.Driver+")", func() error { return d.up(ctx, s, w.Executable) }); err != nil {
+	if err := w.step("make the device ("+s.Driver+")", func() (err error) { s.device, err = w.driver(s.Driver).up(ctx, s, l); return err }); err != nil {
 		return err
 	}
 	redoMkfs := unfinished > 0 && s.Generation == unfinished+1
@@ -230,7 +230,7 @@ func (w *Worker) bringUp(ctx context.Context, s *state, o AttachOptions, unfinis
 
 // fileSystem makes and mounts the file system, as far as o asks for it.
 func (w *Worker) fileSystem(ctx context.Context, s *state, o AttachOptions, redoMkfs bool) error {
-	device, err := w.driver(s.Driver).device(s)
+	device, err := w.deviceOf(s)
 	if err != nil || device == "" {
 		return joinLine(err, block.Errorf(block.Internal, "attach %s: its device has vanished", s.Target))
 	}
@@ -326,11 +326,19 @@ func resolveExisting(dir string) (string, error) {
 
 // describe is what the user sees of an attached target.
 func (w *Worker) describe(s *state) (*Attached, error) {
-	device, err := w.driver(s.Driver).device(s)
+	device, err := w.deviceOf(s)
 	if err != nil {
 		return nil, err
 	}
 	return &Attached{Target: s.Target, Device: device, Driver: s.Driver, Mount: s.MountDir, ReadOnly: s.ReadOnly, SizeBytes: s.SizeBytes, AttachmentID: s.AttachmentID}, nil
+}
+
+// deviceOf returns the device that was made just now, or asks the kernel for it.
+func (w *Worker) deviceOf(s *state) (string, error) {
+	if s.device != "" {
+		return s.device, nil
+	}
+	return w.driver(s.Driver).device(s)
 }
 
 // deviceIDOf returns the number of a block device, for matching by device.

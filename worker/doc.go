@@ -12,6 +12,8 @@
 //   - state: what is known of one attached target, a JSON file in the state
 //     directory, named by a hash of the target.
 //   - agent: the background process of an attachment (monitor or daemon).
+//   - word: what tells an agent to begin. It is launched ahead of it, since the
+//     start of a process is the longest part of an attach, and waits.
 //   - standby: a second process of each agent that holds what must not close
 //     with it (its lock, /dev/fuse) and takes its place when it ends. Each keeps
 //     the other alive; the standby of an agent that just took over is new.
@@ -27,7 +29,8 @@
 //  3. Kernel objects are found by what the kernel says of them (backing file,
 //     backend identifier, mountinfo), never by a number remembered from before.
 //  4. An agent or its standby is alive if and only if its lock file is locked. An agent whose
-//     state file has gone, or belongs to a later attach, ends by itself.
+//     state file has gone, or belongs to a later attach, ends by itself. One that
+//     was launched touches nothing before its word, and ends without it.
 //  5. Attach either returns a working device or leaves nothing behind. Undoing
 //     is the same code as detach, every step of which may be repeated.
 //  6. mkfs runs only on a device whose first and last MiB are zero, or on one

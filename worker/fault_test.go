@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -113,6 +114,8 @@ func TestKilledAtEveryStep(t *testing.T) {
 		if err != nil {
 			t.Fatalf("killed at step %d: %v", n, err)
 		}
+		// An agent that was not told to begin when its attach was killed ends by itself.
+		_ = awaitFor(t.Context(), time.Minute, func() (bool, error) { return len(leftovers(t, c.StateDir)) == 0, nil })
 		nothingLeft(t, f, c.StateDir)
 		if finished {
 			if n < 8 {

@@ -33,6 +33,9 @@ const (
 	// refusalPatience is how long a server may refuse an attachment that it had:
 	// it may be starting.
 	refusalPatience = 5 * time.Second
+	// othersAfter is when the connections after the first are made: an attach
+	// should not compete with them.
+	othersAfter = 100 * time.Millisecond
 )
 
 // fuseDaemon serves the file system of one target.
@@ -42,6 +45,7 @@ type fuseDaemon struct {
 	session *nbdclient.Session
 	keeper  *keeper // nil on kernels where no standby can take over
 	log     *zap.Logger
+	steps   string // what was done, and how long it took
 }
 
 func (r *running) sessionOptions(logger *zap.Logger) nbdclient.SessionOptions {
@@ -54,26 +58,52 @@ func (r *running) sessionOptions(logger *zap.Logger) nbdclient.SessionOptions {
 }
 
 func (r *running) mountAndServe(logger *zap.Logger) error {
-	ctx, cancel := context.WithTimeout(context.Background(), agentStartTimeout)
-	defer cancel()
-	session, err := nbdclient.OpenSession(ctx, r.state.NBDAddresses, r.state.ExportName, r.sessionOptions(logger))
-	if err != nil {
+	d := &fuseDaemon{running: r, log: logger}
+	if err := d.open(); err != nil {
 		return err
 	}
-	if !r.state.ReadOnly && session.Info().Flags.Has(nbdclient.FlagReadOnly) {
-		return joinLine(block.Errorf(block.ReadOnly, "attach %s: the server offers it read-only", r.target), session.Close())
-	}
-	device, err := fusefile.Mount(r.store.fuseDir(r.target))
-	if err != nil {
-		return joinLine(err, session.Close())
-	}
-	d := &fuseDaemon{running: r, device: device, session: session, log: logger}
 	server, err := d.fileSystem()
 	if err != nil {
-		return joinLine(err, session.Close(), unmount(r.store.fuseDir(r.target), true))
+		return joinLine(err, d.session.Close(), unmount(r.store.fuseDir(r.target), true))
 	}
 	d.standBy(standbyDelay)
 	return d.run(server)
+}
+
+// open connects to the server and mounts the file system meanwhile.
+func (d *fuseDaemon) open() error {
+	ctx, cancel := context.WithTimeout(context.Background(), agentStartTimeout)
+	defer cancel()
+	dir := d.store.fuseDir(d.target)
+	mounted := make(chan error, 1)
+	var mounting time.Duration
+	begun := time.Now()
+	go func() {
+		var err error
+		d.device, err = fusefile.Mount(dir)
+		mounting = time.Since(begun)
+		mounted <- err
+	}()
+	opts := d.sessionOptions(d.log)
+	opts.OthersAfter = othersAfter
+	var err error
+	d.session, err = nbdclient.OpenSession(ctx, d.state.NBDAddresses, d.state.ExportName, opts)
+	connecting := time.Since(begun)
+	merr := <-mounted
+	if err == nil && !d.state.ReadOnly && d.session.Info().Flags.Has(nbdclient.FlagReadOnly) {
+		err = block.Errorf(block.ReadOnly, "attach %s: the server offers it read-only", d.target)
+	}
+	if err == nil && merr == nil {
+		d.steps = stepsOf("process ready", begun.Sub(d.born), "NBD handshake", connecting, "FUSE mount", mounting)
+		return nil
+	}
+	if d.session != nil {
+		err = joinLine(err, d.session.Close())
+	}
+	if merr == nil {
+		err = joinLine(err, unmount(dir, true))
+	}
+	return joinLine(err, merr)
 }
 
 // takeOverFuse goes on where an agent that died at died has left off.
@@ -185,7 +215,7 @@ func (d *fuseDaemon) run(server *fusefile.Server) error {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
-	d.report("mounted", nil)
+	d.report(d.steps, nil)
 	watch := time.NewTicker(watchInterval)
 	defer watch.Stop()
 	for {

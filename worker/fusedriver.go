@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -13,8 +14,11 @@ import (
 type driver interface {
 	// check says what the host lacks for this driver, or nil.
 	check() error
-	// up makes the device; the attachment at the server exists.
-	up(ctx context.Context, s *state, executable string) error
+	// launch starts the process of the agent, which waits.
+	launch(s *state, executable string) (*launched, error)
+	// up makes the device and returns its path; the attachment at the server
+	// exists, and the agent has been launched.
+	up(ctx context.Context, s *state, l *launched) (device string, err error)
 	// device returns the path of the device as the kernel knows it, or "".
 	device(s *state) (string, error)
 	// healthy says why the device does not work, or nil. It repairs what can be
@@ -25,7 +29,11 @@ type driver interface {
 }
 
 // fuseDriver is a FUSE file system with a loop device on its file.
-type fuseDriver struct{ store store }
+type fuseDriver struct {
+	store store
+	// step is told of parts of up; nil: nobody asks.
+	step func(name string, took time.Duration)
+}
 
 func (d fuseDriver) agent(s *state) agent { return agent{d.store, s.Target} }
 
@@ -46,15 +54,25 @@ func (d fuseDriver) check() error {
 	return nil
 }
 
-func (d fuseDriver) up(ctx context.Context, s *state, executable string) error {
+func (d fuseDriver) launch(s *state, executable string) (*launched, error) {
+	return d.agent(s).launch(executable, AgentFuseDaemon, s.Nonce)
+}
+
+func (d fuseDriver) up(ctx context.Context, s *state, l *launched) (string, error) {
 	if err := os.MkdirAll(d.store.fuseDir(s.Target), 0o700); err != nil {
-		return block.Errorf(block.KindOfFile(err), "make the FUSE directory: %w", err)
+		return "", block.Errorf(block.KindOfFile(err), "make the FUSE directory: %w", err)
 	}
-	if _, err := d.agent(s).start(ctx, executable, AgentFuseDaemon, s.Nonce); err != nil {
-		return err
+	report, err := l.begin(ctx)
+	if err != nil {
+		return "", err
 	}
-	_, err := setUpLoop(d.store.fuseFile(s.Target), s.ReadOnly)
-	return err
+	begun := time.Now()
+	device, err := setUpLoop(d.store.fuseFile(s.Target), s.ReadOnly)
+	if d.step != nil {
+		tellSteps(report, d.step)
+		d.step("  loop device", time.Since(begun))
+	}
+	return device, err
 }
 
 func (d fuseDriver) device(s *state) (string, error) { return loopOf(d.store.fuseFile(s.Target)) }

@@ -76,20 +76,23 @@ func configureLoop(device string, config *unix.LoopConfig) error {
 
 // loopOf returns the loop device on file, or "".
 func loopOf(file string) (string, error) {
-	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	devices, err := os.ReadDir("/sys/block")
 	if err != nil {
-		return "", block.Errorf(block.Internal, "list loop devices: %w", err)
+		return "", block.Errorf(block.KindOfFile(err), "list loop devices: %w", err)
 	}
-	for _, name := range names {
-		b, err := os.ReadFile(name)
+	for _, d := range devices {
+		if !strings.HasPrefix(d.Name(), "loop") {
+			continue
+		}
+		b, err := os.ReadFile("/sys/block/" + d.Name() + "/loop/backing_file")
 		if err != nil {
-			continue // gone meanwhile
+			continue // not in use
 		}
 		backing := strings.TrimSuffix(strings.TrimSpace(string(b)), " (deleted)")
 		// Once the file system is unmounted below the device, the kernel shows the
 		// path from that file system's root.
 		if backing == file || backing == "/"+filepath.Base(file) {
-			return "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(name))), nil
+			return "/dev/" + d.Name(), nil
 		}
 	}
 	return "", nil

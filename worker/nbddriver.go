@@ -85,9 +85,13 @@ func kernelRelease() string {
 	return strings.TrimSpace(string(b))
 }
 
-func (d nbdDriver) up(ctx context.Context, s *state, executable string) error {
-	_, err := d.agent(s).start(ctx, executable, AgentMonitor, s.Nonce)
-	return err
+func (d nbdDriver) launch(s *state, executable string) (*launched, error) {
+	return d.agent(s).launch(executable, AgentMonitor, s.Nonce)
+}
+
+func (d nbdDriver) up(ctx context.Context, _ *state, l *launched) (string, error) {
+	name, err := l.begin(ctx)
+	return "/dev/" + name, err
 }
 
 func (d nbdDriver) device(s *state) (string, error) {

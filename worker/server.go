@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"regexp"
 	"time"
 
 	"connectrpc.com/connect"
@@ -19,13 +18,27 @@ const maxNBDAddresses = 64
 // apiTimeout bounds one call of the admin API.
 const apiTimeout = 30 * time.Second
 
-// attachmentIDs are fit for file names, sysfs and log lines.
-var attachmentIDs = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+const maxAttachmentIDBytes = 128
+
+// isAttachmentID reports whether an id is fit for file names, sysfs and log
+// lines. (A regular expression would be compiled each time a process starts.)
+func isAttachmentID(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		switch {
+		case c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z', c >= '0' && c <= '9':
+		case i > 0 && (c == '.' || c == '_' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return id != "" && len(id) <= maxAttachmentIDBytes
+}
 
 // fillFrom takes over what the server says of an attachment.
 func (s *state) fillFrom(a *slackerv1.Attachment) error {
 	switch {
-	case !attachmentIDs.MatchString(a.GetId()):
+	case !isAttachmentID(a.GetId()):
 		return block.Errorf(block.Invalid, "attach %s: the server gives the attachment the id %.140q", s.Target, a.GetId())
 	case a.GetSizeBytes() == 0 || a.GetSizeBytes() > block.MaxVolumeBytes:
 		return block.Errorf(block.Invalid, "attach %s: the server says its size is %d bytes, want 1 to %d", s.Target, a.GetSizeBytes(), uint64(block.MaxVolumeBytes))

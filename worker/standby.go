@@ -61,15 +61,8 @@ func (r *running) startStandby(ctx context.Context, b briefing, device *os.File)
 	if err != nil {
 		return nil, fail(err)
 	}
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	line, theirs, err := socketPair()
 	if err != nil {
-		return nil, fail(err)
-	}
-	ours, theirs := os.NewFile(uintptr(ends[0]), "line"), os.NewFile(uintptr(ends[1]), "line")
-	line, err := net.FileConn(ours)
-	_ = ours.Close() // line has a descriptor of its own
-	if err != nil {
-		_ = theirs.Close()
 		return nil, fail(err)
 	}
 	cmd := exec.Command(executable, AgentStandby, r.store.dir, r.target, r.state.Nonce)

@@ -63,6 +63,8 @@ type state struct {
 	MountDir     string    `json:"mount_dir,omitempty"`
 	MadeMountDir bool      `json:"made_mount_dir,omitempty"`
 	Created      time.Time `json:"created"`
+
+	device string // made by this process just now; the kernel may know better later
 }
 
 func (s *state) requestTimeout() time.Duration { return time.Duration(s.RequestSeconds) * time.Second }
