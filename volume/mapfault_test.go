@@ -133,7 +133,7 @@ func TestMapFaultAtEveryOperation(t *testing.T) {
 			cmd.Env = append(os.Environ(), mapFaultFrom+"="+next, mapFaultLasting+"="+lasting)
 			out, err := cmd.CombinedOutput()
 			at := bytes.LastIndex(out, []byte("\nnext "))
-			if err != nil && (endedByTableStats(out) || racedInOpen(out)) {
+			if err != nil && lostInOpen(out) {
 				// The run is lost, and what it left is not looked at.
 				t.Logf("run %s, lasting %s: lost to goroutines that Pebble's failing Open leaves behind", lastRun(out), lasting)
 				next, ended = strconv.Itoa(must[int](t)(strconv.Atoi(lastRun(out)))+mapFaultStep()), ended+1
@@ -155,19 +155,11 @@ func TestMapFaultAtEveryOperation(t *testing.T) {
 	}
 }
 
-// endedByTableStats reports a panic of Pebble's own goroutine that collects
-// statistics of tables: when Open fails it may still run and meet what Open has
-// closed. The process was about to end, with an error.
-func endedByTableStats(out []byte) bool {
-	_, trace, _ := bytes.Cut(out, []byte("\npanic: "))
-	goroutines := bytes.Split(trace, []byte("\n\ngoroutine ")) // behind the message; the one that panicked is first
-	return len(goroutines) > 1 && bytes.Contains(goroutines[1], []byte("(*DB).collectTableStats"))
-}
-
-// racedInOpen reports that all a child complains of are races of Pebble's Open,
-// which closes what it has when it fails, with Pebble's own goroutines, which
-// then still compact. Here too the process was about to end, with an error.
-func racedInOpen(out []byte) bool {
+// lostInOpen reports that all a child complains of is what Pebble's Open does
+// when it fails: it closes what it has while Pebble's own goroutines still
+// compact, or collect statistics of tables. They race with it, or panic. The
+// process was about to end, with an error.
+func lostInOpen(out []byte) bool {
 	reports := bytes.Split(out, []byte("WARNING: DATA RACE\n"))[1:]
 	for _, r := range reports {
 		r, _, _ = bytes.Cut(r, []byte("\n=================="))
@@ -175,13 +167,24 @@ func racedInOpen(out []byte) bool {
 		if !bytes.Contains(one, []byte("cockroachdb/pebble/v2.Open.func")) {
 			one, other = other, one
 		}
-		other, _, _ = bytes.Cut(other, []byte("\n\n")) // the stack, without who started it
-		if !bytes.Contains(one, []byte("cockroachdb/pebble/v2.Open.func")) ||
-			!bytes.Contains(other, []byte("cockroachdb/pebble/v2.(*DB).")) || bytes.Contains(other, []byte("slackerd/slacker/")) {
+		if !bytes.Contains(one, []byte("cockroachdb/pebble/v2.Open.func")) || !ofPebble(other) {
 			return false
 		}
 	}
-	return len(reports) > 0 && !bytes.Contains(out, []byte("\n    mapfault_test.go:"))
+	_, trace, panicked := bytes.Cut(out, []byte("\npanic: "))
+	if panicked { // behind the message the goroutine that panicked is first
+		_, trace, _ = bytes.Cut(trace, []byte("\n\ngoroutine "))
+		if !ofPebble(trace) {
+			return false
+		}
+	}
+	return (panicked || len(reports) > 0) && !bytes.Contains(out, []byte("\n    mapfault_test.go:"))
+}
+
+// ofPebble reports whether a stack, up to an empty line, is Pebble's alone.
+func ofPebble(stack []byte) bool {
+	stack, _, _ = bytes.Cut(stack, []byte("\n\n"))
+	return bytes.Contains(stack, []byte("cockroachdb/pebble/v2.(*DB).")) && !bytes.Contains(stack, []byte("slackerd/slacker/"))
 }
 
 func lastRun(out []byte) string {
@@ -229,29 +232,26 @@ func mapFaultChild(t *testing.T) {
 	os.Exit(0)
 }
 
-func TestRacedInOpen(t *testing.T) {
-	const race = "run 12\n\n==================\nWARNING: DATA RACE\nWrite at 0x1 by goroutine 1:\n  " +
+func TestLostInOpen(t *testing.T) {
+	const race = "run 1\n\nrun 12\n\n==================\nWARNING: DATA RACE\nWrite at 0x1 by goroutine 1:\n  " +
 		"github.com/cockroachdb/pebble/v2/internal/cache.(*Handle).Close()\n  github.com/cockroachdb/pebble/v2.Open.func5()\n  " +
 		"github.com/slackerd/slacker/cow.Open()\n\nPrevious read at 0x1 by goroutine 2:\n  " +
 		"github.com/cockroachdb/pebble/v2.(*DB).flush()\n\nGoroutine 1 (running) created at:\n  github.com/slackerd/slacker/volume.x()\n==================\n"
 	ours := strings.Replace(race, "cockroachdb/pebble/v2.(*DB).flush", "slackerd/slacker/cow.flush", 1)
+	const stats = "\nrun 12\n\npanic: runtime error: nil\n[signal]\n\ngoroutine 7 [running]:\n" +
+		"github.com/cockroachdb/pebble/v2.(*DB).collectTableStats(0x1)\n\ngoroutine 1 [select]:\ngithub.com/slackerd/slacker/volume.Open()\n"
+	const own = "\nrun 12\n\npanic: ours\n\ngoroutine 7 [running]:\ngithub.com/slackerd/slacker/volume.Open()\n\n" +
+		"goroutine 1 [select]:\ngithub.com/cockroachdb/pebble/v2.(*DB).collectTableStats(0x1)\n"
 	for out, want := range map[string]bool{
-		race: true, race + race: true, "": false, ours: false, race + ours: false,
+		race: true, race + race: true, stats: true, race + stats: true,
+		"": false, "--- FAIL\n": false, ours: false, race + ours: false, own: false, race + own: false, ours + stats: false,
 		race + "\n    mapfault_test.go:1: operation 12 failing\n": false,
 	} {
-		if got := racedInOpen([]byte(out)); got != want {
-			t.Errorf("lost to Pebble: %v, want %v:\n%s", got, want, out)
+		if got := lostInOpen([]byte(out)); got != want {
+			t.Errorf("lost in Pebble's Open: %v, want %v:\n%s", got, want, out)
 		}
 	}
-}
-
-func TestEndedByTableStats(t *testing.T) {
-	const own = "=== RUN\nrun 12\n\nrun 122\n\npanic: runtime error: nil\n[signal]\n\ngoroutine 7 [running]:\ngithub.com/cockroachdb/pebble/v2.(*DB).collectTableStats(0x1)\n\ngoroutine 1 [select]:\nmain\n"
-	const other = "\nrun 1\n\npanic: ours\n\ngoroutine 7 [running]:\nvolume.Open()\n\ngoroutine 1 [select]:\npebble/v2.(*DB).collectTableStats(0x1)\n"
-	if !endedByTableStats([]byte(own)) || endedByTableStats([]byte(other)) || endedByTableStats([]byte("--- FAIL\n")) {
-		t.Error("a panic of another goroutine passes, or that of the statistics does not")
-	}
-	if got := lastRun([]byte(own)); got != "122" {
-		t.Errorf("last run %s, want 122", got)
+	if got := lastRun([]byte(race + own)); got != "12" {
+		t.Errorf("last run %s, want 12", got)
 	}
 }
