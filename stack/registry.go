@@ -2,11 +2,14 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 )
 
 // RegistryOptions say how to start a registry.
@@ -22,6 +25,7 @@ type RegistryOptions struct {
 type Registry struct {
 	*Traffic
 	process *Process
+	storage string
 }
 
 const registryConfig = `version: 0.1
@@ -69,7 +73,7 @@ func StartRegistry(ctx context.Context, o RegistryOptions) (*Registry, error) {
 		p.Stop()
 		return nil, fmt.Errorf("start registry: %w", err)
 	}
-	return &Registry{Traffic: t, process: p}, nil
+	return &Registry{Traffic: t, process: p, storage: o.Storage}, nil
 }
 
 // answers tells whether a URL is served.
@@ -91,6 +95,38 @@ func answers(ctx context.Context, c *http.Client, url string) error {
 
 // Process is the registry's process.
 func (r *Registry) Process() *Process { return r.process }
+
+// Blob is the file that a blob is kept in, if the registry has it.
+func (r *Registry) Blob(digest string) string {
+	algorithm, hex, _ := strings.Cut(digest, ":")
+	return filepath.Join(r.storage, "docker/registry/v2/blobs", algorithm, hex[:min(2, len(hex))], hex, "data")
+}
+
+// SameFile makes a file that has the content of another a hard link to it, so that
+// it is kept once. Neither may be changed in place afterwards. On different file
+// systems both stay as they are.
+func SameFile(kept, copied string) error {
+	a, err := os.Stat(kept)
+	if err != nil {
+		return err
+	}
+	b, err := os.Stat(copied)
+	if err != nil {
+		return err
+	}
+	if os.SameFile(a, b) {
+		return nil
+	}
+	if a.Size() != b.Size() {
+		return fmt.Errorf("keep %s once: want %d bytes as in %s, got %d", copied, a.Size(), kept, b.Size())
+	}
+	if err := os.Link(kept, copied+".link"); errors.Is(err, syscall.EXDEV) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return os.Rename(copied+".link", copied)
+}
 
 // Stop stops the proxy and the registry. What was stored stays.
 func (r *Registry) Stop() {

@@ -169,3 +169,31 @@ func TestUnmountBelow(t *testing.T) {
 		t.Errorf("still mounted: %v", m)
 	}
 }
+
+func TestSameFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	kept, copied, other := write("kept", "same"), write("copied", "same"), write("other", "another")
+	for range 2 {
+		if err := SameFile(kept, copied); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, err1 := os.Stat(kept)
+	b, err2 := os.Stat(copied)
+	if err1 != nil || err2 != nil || !os.SameFile(a, b) {
+		t.Errorf("%v, %v: want one file", err1, err2)
+	}
+	if err := SameFile(kept, other); err == nil {
+		t.Error("a file of another size is replaced")
+	}
+	if got, err := os.ReadFile(other); err != nil || string(got) != "another" {
+		t.Errorf("the other file has %q, %v", got, err)
+	}
+}

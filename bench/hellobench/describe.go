@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -62,8 +61,8 @@ func reason(s images.State) string {
 	return "not part of this run"
 }
 
-// machine is this machine.
-func machine() report.Machine {
+// machine is this machine, with the containerd that is used.
+func machine(version stack.Version) report.Machine {
 	m := report.Machine{Cores: runtime.NumCPU(), CPU: field("/proc/cpuinfo", "model name"), Containerd: "unknown"}
 	m.System = strings.Trim(field("/etc/os-release", "PRETTY_NAME"), `"`)
 	var info unix.Sysinfo_t
@@ -79,16 +78,25 @@ func machine() report.Machine {
 	if err != nil {
 		return m
 	}
-	path, err := programs.Path(string(stack.V2) + "/containerd")
+	path, err := programs.Path(string(version) + "/containerd")
 	if err != nil {
 		return m
 	}
 	if out, err := exec.Command(path, "--version").Output(); err == nil {
-		if f := strings.Fields(string(out)); len(f) > 2 {
-			m.Containerd, _, _ = strings.Cut(f[2], "+")
-		}
+		m.Containerd = containerdVersion(string(out))
 	}
 	return m
+}
+
+// containerdVersion finds it in what containerd --version prints: "containerd
+// MODULE VERSION REVISION".
+func containerdVersion(line string) string {
+	f := strings.Fields(line)
+	if len(f) < 3 {
+		return "unknown"
+	}
+	version, _, _ := strings.Cut(f[2], "+")
+	return version
 }
 
 // field is the first value of a name in a file of lines.
@@ -106,13 +114,4 @@ func field(file, name string) string {
 		}
 	}
 	return ""
-}
-
-// commit is what the tree is at, and whether it was changed.
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude=*").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
 }

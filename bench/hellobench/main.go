@@ -5,6 +5,7 @@
 //	hellobench fetch [-registry HOST/PATH] IMAGE... take originals from a registry instead
 //	hellobench pull, run, push, tag [-all] [IMAGE...]  the operations of the original
 //	hellobench measure [IMAGE...]                   compare drivers
+//	hellobench record                               make the whole record, step by step
 //	hellobench space [IMAGE...]                     deduplication and compression of the image set
 //	hellobench report                               write what was measured as JSON and a page
 //
@@ -36,6 +37,7 @@ var commands = map[string]func(ctx context.Context, args []string) error{
 	"push":    operation("push"),
 	"tag":     operation("tag"),
 	"measure": runMeasure,
+	"record":  runRecord,
 	"space":   runSpace,
 	"report":  runReport,
 }

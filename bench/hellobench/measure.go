@@ -11,8 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/slackerd/slacker/bench/hellobench/drive"
+	"github.com/slackerd/slacker/bench/hellobench/catalog"
 	"github.com/slackerd/slacker/bench/hellobench/images"
 	"github.com/slackerd/slacker/bench/hellobench/link"
 	"github.com/slackerd/slacker/bench/hellobench/measure"
@@ -22,17 +23,17 @@ import (
 // plan is what to measure.
 type plan struct {
 	setup
-	name        string
+	names       []string // of images; none is all
 	what        list
 	rounds      int
 	push        bool
-	startsFlag  list
 	starts      []int
 	scaled      list // images that are started many times
 	slowImages  list // for the links after the first; empty is all
 	slowDrivers list // likewise
 	seconds     int
 	prepareOnly bool
+	until       time.Time
 	progress    io.Writer
 }
 
@@ -63,13 +64,15 @@ func runMeasure(ctx context.Context, args []string) error {
 		f.PrintDefaults()
 	}
 	p.flags(f)
-	f.StringVar(&p.name, "name", "default", "`name` of the run")
+	name := f.String("name", "default", "`name` of the run")
+	budget := f.Duration("budget", 0, "begin no measurement after this `time`; what is left is measured when it is started again")
+	var starts list
 	listVar(f, &p.drivers, "drivers", driverNames(), "`drivers` to compare")
 	listVar(f, &p.links, "links", []string{"unlimited", "1g", "100m"}, "`links` between server and worker")
 	listVar(f, &p.what, "what", whats, "`what` to measure")
 	f.IntVar(&p.rounds, "rounds", 1, "how often")
 	f.BoolVar(&p.push, "push", true, "measure pushes too")
-	listVar(f, &p.startsFlag, "starts", []string{"1", "2", "4", "8", "16"}, "how `many` starts at once, for scale")
+	listVar(f, &starts, "starts", []string{"1", "2", "4", "8", "16"}, "how `many` starts at once, for scale")
 	listVar(f, &p.scaled, "scale-images", []string{"redis", "python"}, "`images` for scale")
 	listVar(f, &p.slowImages, "slow-images", nil, "`images` for the links after the first (default: all)")
 	listVar(f, &p.slowDrivers, "slow-drivers", nil, "`drivers` for the links after the first (default: all)")
@@ -78,17 +81,39 @@ func runMeasure(ctx context.Context, args []string) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	for _, n := range p.startsFlag {
+	for _, n := range starts {
 		v, err := strconv.Atoi(n)
 		if err != nil || v < 1 {
 			return fmt.Errorf("want numbers of starts above 0, got %q", n)
 		}
 		p.starts = append(p.starts, v)
 	}
-	return p.run(ctx, f.Args())
+	p.names = f.Args()
+	if *budget > 0 {
+		p.until = time.Now().Add(*budget)
+	}
+	return withRun(ctx, p.cache, *name, &p.setup, p.progress, func(log *measure.Log) error { return p.run(ctx, log) })
 }
 
-func (p *plan) run(ctx context.Context, names []string) error {
+// withRun opens the log of a run, says what measures, and brings what was built into
+// the registry.
+func withRun(ctx context.Context, cache, name string, s *setup, progress io.Writer, measured func(*measure.Log) error) (err error) {
+	dir := runDir(cache, name)
+	log, err := measure.OpenLog(filepath.Join(dir, "records.jsonl"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	if err := note(ctx, dir, s); err != nil {
+		return err
+	}
+	if err := pushBuilt(ctx, cache, progress); err != nil {
+		return err
+	}
+	return measured(log)
+}
+
+func (p *plan) run(ctx context.Context, log *measure.Log) error {
 	specs, err := p.specs()
 	if err != nil {
 		return err
@@ -99,115 +124,133 @@ func (p *plan) run(ctx context.Context, names []string) error {
 		}
 	}
 	p.slots = slices.Max(append([]int{2}, p.starts...))
-	log, err := measure.OpenLog(filepath.Join(p.cache, "runs", p.name, "records.jsonl"))
-	if err != nil {
-		return err
-	}
-	if err := p.pushBuilt(ctx); err != nil {
-		return errors.Join(err, log.Close())
-	}
 	for n, spec := range specs {
-		if err = p.over(ctx, spec, names, log, n == 0); err != nil {
-			break
+		if err := p.over(ctx, spec, log, n == 0); err != nil {
+			return err
 		}
 	}
-	return errors.Join(err, log.Close())
+	return nil
 }
 
-// over measures over one link. Throughput and compilers are measured over the first
-// only: they say more of the disk than of the link.
-func (p *plan) over(ctx context.Context, spec link.Spec, names []string, log *measure.Log, first bool) (err error) {
+// at is the plan for one link: what differs for those after the first is in it.
+func (p *plan) at(first bool) plan {
+	q := *p
+	if first {
+		return q
+	}
+	if len(q.names) == 0 {
+		q.names = q.slowImages
+	}
+	if len(q.slowDrivers) > 0 {
+		q.drivers = q.slowDrivers
+	}
+	q.push, q.what = false, slices.DeleteFunc(slices.Clone(q.what), func(w string) bool { return w != "cycle" })
+	return q
+}
+
+// matrices are what is measured over one link. Throughput and compilers are of the
+// first only: they say more of the disk than of the link.
+func (p *plan) matrices(link string, images []string) []measure.Matrix {
+	var all []measure.Matrix
+	for _, w := range p.what {
+		m := measure.Matrix{Kind: measure.Kind(w), Link: link, Images: images, Drivers: p.drivers, Rounds: p.rounds, Starts: p.starts}
+		switch m.Kind {
+		case measure.Scale:
+			m.Images = slices.DeleteFunc(slices.Clone(images), func(name string) bool { return !slices.Contains(p.scaled, name) })
+		case measure.MultiMake:
+			// The paper's question is one of containers; the other drivers would need
+			// copies of all compilers.
+			m.Images = compilers
+			m.Drivers = slices.DeleteFunc(slices.Clone(p.drivers), func(d string) bool { return d == "copy" || d == "qcow2" })
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// over measures over one link.
+func (p *plan) over(ctx context.Context, spec link.Spec, log *measure.Log, first bool) (err error) {
+	q := p.at(first)
 	_, _ = fmt.Fprintf(p.progress, "hellobench: link: %s\n", spec)
-	if !first && len(names) == 0 {
-		names = p.slowImages
-	}
-	if !first && len(p.slowDrivers) > 0 {
-		p.drivers = p.slowDrivers
-	}
-	r, err := p.start(ctx, spec)
+	r, err := q.start(ctx, spec)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.stop()) }()
-	images, err := r.images(ctx, names)
+	found, err := r.images(ctx, q.names)
 	if err != nil {
 		return err
 	}
-	if err := prepare(ctx, r.drivers, images, p.progress); err != nil {
+	if err := prepare(ctx, r.bed.Cache, r.drivers, found, p.progress); err != nil || p.prepareOnly {
 		return err
 	}
-	s := &measure.Session{Bed: r.bed, Drivers: r.drivers, Images: images, Rounds: p.rounds, Push: p.push && first, Log: log, Progress: p.progress}
-	if p.prepareOnly {
-		return nil
-	}
-	if slices.Contains(p.what, "cycle") {
-		if err := s.Cycles(ctx); err != nil {
+	s := &measure.Session{Bed: r.bed, Drivers: r.drivers, Images: found, Push: q.push, Seconds: p.seconds, Until: p.until, Log: log, Progress: p.progress}
+	for _, m := range q.matrices(spec.Name, namesOf(found)) {
+		if m.Kind == measure.MultiMake {
+			if err := r.addCompilers(ctx, s, &m, p.progress); err != nil {
+				return err
+			}
+		}
+		if err := s.Measure(ctx, m); err != nil {
 			return err
 		}
 	}
-	if !first {
-		return nil
-	}
-	return p.extras(ctx, r, s)
-}
-
-func (p *plan) extras(ctx context.Context, r *rig, s *measure.Session) error {
-	all := s.Images
-	if slices.Contains(p.what, "scale") {
-		s.Images = only(all, p.scaled)
-		if err := s.Scales(ctx, p.starts); err != nil {
-			return err
-		}
-	}
-	s.Images = all
-	if slices.Contains(p.what, "longrun") {
-		if err := s.LongRuns(ctx, p.seconds); err != nil {
-			return err
-		}
-	}
-	if !slices.Contains(p.what, "multimake") {
-		return nil
-	}
-	s.Images = nil
-	for _, name := range compilers {
-		if i, err := r.lookup(ctx, name); err == nil {
-			s.Images = append(s.Images, i)
-		}
-	}
-	if len(s.Images) == 0 {
-		return nil
-	}
-	// The paper's question is one of containers; the other drivers would need copies
-	// of all compilers.
-	s.Drivers = slices.DeleteFunc(slices.Clone(s.Drivers), func(d drive.Driver) bool { return d.Name() == "copy" || d.Name() == "qcow2" })
-	if err := prepare(ctx, s.Drivers, s.Images, s.Progress); err != nil {
-		return err
-	}
-	return s.MultiMakes(ctx)
+	return nil
 }
 
 // compilers are images of one compiler in several versions.
 var compilers = []string{"gcc:9", "gcc:10", "gcc:11", "gcc:12", "gcc:13", "gcc:14"}
 
-func only(all []drive.Image, names []string) []drive.Image {
-	var some []drive.Image
-	for _, i := range all {
-		if slices.Contains(names, i.Name) {
-			some = append(some, i)
+// addCompilers adds those that are there to a session.
+func (r *rig) addCompilers(ctx context.Context, s *measure.Session, m *measure.Matrix, progress io.Writer) error {
+	m.Images = nil
+	for _, name := range compilers {
+		if i, err := r.lookup(ctx, name); err == nil {
+			s.Images, m.Images = append(s.Images, i), append(m.Images, name)
+			if err := prepare(ctx, r.bed.Cache, r.named(m.Drivers), s.Images[len(s.Images)-1:], progress); err != nil {
+				return err
+			}
 		}
 	}
-	return some
+	return nil
+}
+
+// known are the images that a plan will measure over a link, as far as that can be
+// said without a registry: those that were built or fetched.
+func (p *plan) known(built []string) []string {
+	if len(p.names) > 0 {
+		return p.names
+	}
+	var names []string
+	for _, i := range catalog.All() {
+		if slices.Contains(built, i.Name) {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
+// builtNames are the images that were built here, or fetched.
+func builtNames(cache string) ([]string, error) {
+	names := originals(cache)
+	states, err := images.States(cache)
+	for _, s := range states {
+		if s.Built != nil {
+			names = append(names, s.Image.Name)
+		}
+	}
+	return names, err
 }
 
 // pushBuilt brings what was built into the registry.
-func (p *plan) pushBuilt(ctx context.Context) (err error) {
-	states, err := images.States(p.cache)
+func pushBuilt(ctx context.Context, cache string, progress io.Writer) (err error) {
+	states, err := images.States(cache)
 	if err != nil {
 		return err
 	}
 	var recipes []*images.Recipe
 	for _, s := range states {
-		if s.Built != nil && !isOriginal(p.cache, s.Image.Name) {
+		if s.Built != nil && !isOriginal(cache, s.Image.Name) {
 			recipes = append(recipes, s.Recipe)
 		}
 	}
@@ -223,7 +266,7 @@ func (p *plan) pushBuilt(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	storage, err := filepath.Abs(filepath.Join(p.cache, "registry"))
+	storage, err := filepath.Abs(filepath.Join(cache, "registry"))
 	if err != nil {
 		return err
 	}
@@ -232,5 +275,5 @@ func (p *plan) pushBuilt(ctx context.Context) (err error) {
 		return err
 	}
 	defer r.Stop()
-	return images.Push(ctx, images.PushOptions{Dir: p.cache, Recipes: recipes, Registry: r.Addr(), Progress: p.progress})
+	return images.Push(ctx, images.PushOptions{Dir: cache, Recipes: recipes, Registry: r.Addr(), Blob: r.Blob, Progress: progress})
 }

@@ -74,6 +74,9 @@ func operate(ctx context.Context, r *rig, op string, i drive.Image) error {
 	if err := d.Prepare(ctx, i); err != nil {
 		return fmt.Errorf("prepare %s: %w", i.Name, err)
 	}
+	if err := drive.Keep(ctx, d, i); err != nil {
+		return err
+	}
 	started := time.Now()
 	if err := d.Pull(ctx, i); err != nil {
 		return fmt.Errorf("pull %s: %w", i.Name, err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -44,7 +45,7 @@ func runSpace(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(*cache, "runs", *run)
+	dir := runDir(*cache, *run)
 	return errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "space.json"), b, 0o644))
 }
 
@@ -105,12 +106,19 @@ func runReport(ctx context.Context, args []string) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	dir := filepath.Join(*cache, "runs", *run)
+	dir := runDir(*cache, *run)
 	records, err := measure.ReadRecords(filepath.Join(dir, "records.jsonl"))
 	if err != nil {
 		return fmt.Errorf("run %q: %w", *run, err)
 	}
-	d := &report.Data{Name: *run, At: time.Now().UTC(), Commit: commit(ctx), Command: *command, Machine: machine(), Records: records}
+	a, err := readAbout(ctx, dir)
+	if err != nil {
+		return err
+	}
+	d := &report.Data{
+		Name: *run, At: time.Now().UTC(), Commit: strings.Join(a.Commits, ", "), Command: *command, Machine: a.Machine,
+		StargzLevel: a.StargzLevel, Records: records,
+	}
 	if len(records) > 0 {
 		d.At = records[len(records)-1].At.UTC()
 	}

@@ -12,6 +12,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+
 	"github.com/slackerd/slacker/bench/hellobench/catalog"
 	"github.com/slackerd/slacker/bench/hellobench/drive"
 	"github.com/slackerd/slacker/bench/hellobench/link"
@@ -45,12 +48,14 @@ type setup struct {
 	drivers, links         list
 	background             bool
 	slots                  int
+	stargzLevel            int
 }
 
 func (s *setup) flags(f *flag.FlagSet) {
 	f.StringVar(&s.cache, "cache", defaultCache, "`directory` that keeps the image set and what is made of it")
 	f.StringVar(&s.bin, "bin", "bin", "`directory` of slackerd, slackerctl and slacker-client")
 	f.StringVar(&s.containerd, "containerd", string(stack.V2), "`version` of containerd: v2, or debian for 1.6")
+	f.IntVar(&s.stargzLevel, "estargz-compression-level", drive.DefaultStargzLevel, "gzip `level` of conversions for stargz, 1 to 9")
 	f.BoolVar(&s.background, "background-fetch", true, "let stargz fetch the rest of an image after it was mounted")
 }
 
@@ -92,6 +97,9 @@ func (s *setup) start(ctx context.Context, spec link.Spec) (_ *rig, err error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("want root, to make namespaces, mounts and containers")
 	}
+	if s.stargzLevel < 1 || s.stargzLevel > 9 {
+		return nil, fmt.Errorf("want an eStargz compression level of 1 to 9, got %d", s.stargzLevel)
+	}
 	programs, err := stack.FindPrograms()
 	if err != nil {
 		return nil, err
@@ -110,6 +118,7 @@ func (s *setup) start(ctx context.Context, spec link.Spec) (_ *rig, err error) {
 	r := &rig{}
 	r.bed, err = drive.NewBed(ctx, drive.BedOptions{
 		Link: spec, Cache: cache, Programs: programs, Bin: bin, Version: stack.Version(s.containerd), Slots: max(2, s.slots), Background: s.background,
+		StargzLevel: s.stargzLevel,
 	})
 	if err != nil {
 		return nil, err
@@ -135,6 +144,19 @@ func (r *rig) add(ctx context.Context, name string) error {
 		return nil
 	}
 	return fmt.Errorf("want drivers of %s, got %q", strings.Join(driverNames(), ", "), name)
+}
+
+// named are its drivers of these names.
+func (r *rig) named(names []string) []drive.Driver {
+	return slices.DeleteFunc(slices.Clone(r.drivers), func(d drive.Driver) bool { return !slices.Contains(names, d.Name()) })
+}
+
+func namesOf(images []drive.Image) []string {
+	var names []string
+	for _, i := range images {
+		names = append(names, i.Name)
+	}
+	return names
 }
 
 func (r *rig) stop() error {
@@ -178,8 +200,11 @@ func (r *rig) lookup(ctx context.Context, name string) (drive.Image, error) {
 }
 
 // prepare does the server's side of all images for drivers.
-func prepare(ctx context.Context, drivers []drive.Driver, images []drive.Image, progress io.Writer) error {
+func prepare(ctx context.Context, cache string, drivers []drive.Driver, images []drive.Image, progress io.Writer) error {
 	for n, i := range images {
+		if err := room(cache); err != nil {
+			return err
+		}
 		_, _ = fmt.Fprintf(progress, "hellobench: [%d/%d] preparing %s\n", n+1, len(images), i.Name)
 		// What our snapshotter has unpacked need not be imported for the others.
 		first := slices.SortedStableFunc(slices.Values(drivers), func(a, b drive.Driver) int {
@@ -190,6 +215,21 @@ func prepare(ctx context.Context, drivers []drive.Driver, images []drive.Image, 
 				return fmt.Errorf("prepare %s for %s: %w", i.Name, d.Name(), err)
 			}
 		}
+	}
+	return nil
+}
+
+// minFree is what preparing and measuring leave free on the disk of the cache.
+const minFree = 8 << 30
+
+// room wants that much to be free.
+func room(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < minFree {
+		return fmt.Errorf("want %s free where %s is, got %s", humanize.IBytes(minFree), dir, humanize.IBytes(uint64(free)))
 	}
 	return nil
 }

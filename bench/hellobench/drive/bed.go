@@ -32,6 +32,8 @@ type BedOptions struct {
 	Bin      string // slackerd, slackerctl, slacker-client
 	Version  stack.Version
 	Slots    int // how many tasks may run at once
+	// StargzLevel is the gzip level of conversions to eStargz.
+	StargzLevel int
 	// Background lets stargz fetch the rest of an image after it was mounted.
 	Background bool
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -16,6 +17,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/slackerd/slacker/stack"
 )
 
 // writeLayout writes an image as an OCI layout, DIR/oci.
@@ -31,8 +35,14 @@ func (b *Bed) writeLayout(ctx context.Context, i Image, dir string) error {
 // The annotations of a converted image.
 const (
 	convertedFrom = "org.slacker.hellobench.converted-from"
+	convertedAt   = "org.slacker.hellobench.level"
 	stargzPath    = "stargz/" // of repositories with converted images
 )
+
+// DefaultStargzLevel is the gzip level of conversions: that of docker build's
+// layers. The converter's own default, 9, takes several times as long for layers
+// that are a few per cent smaller.
+const DefaultStargzLevel = 6
 
 // convertStargz puts the image as eStargz into the registry, unless it is there.
 func (b *Bed) convertStargz(ctx context.Context, i Image) error {
@@ -40,8 +50,9 @@ func (b *Bed) convertStargz(ctx context.Context, i Image) error {
 	if err != nil {
 		return err
 	}
+	level := strconv.Itoa(b.StargzLevel)
 	if there, err := b.Fetch(ctx, stargzPath, i.Name); err == nil {
-		if m, err := there.Manifest(); err == nil && m.Annotations[convertedFrom] == i.Digest {
+		if m, err := there.Manifest(); err == nil && m.Annotations[convertedFrom] == i.Digest && m.Annotations[convertedAt] == level {
 			return nil
 		}
 	}
@@ -49,53 +60,85 @@ func (b *Bed) convertStargz(ctx context.Context, i Image) error {
 	if err != nil {
 		return err
 	}
-	kept := filepath.Join(b.Cache, "stargz")
-	if err := os.MkdirAll(kept, 0o755); err != nil {
+	k := keeper{dir: filepath.Join(b.Cache, "stargz", "level-"+level), level: b.StargzLevel}
+	if err := os.MkdirAll(k.dir, 0o755); err != nil {
 		return err
 	}
-	converted, err := toStargz(ctx, img, kept)
+	converted, layers, err := k.convert(ctx, img)
 	if err != nil {
 		return fmt.Errorf("convert %s to eStargz: %w", i.Name, err)
 	}
-	annotated, ok := mutate.Annotations(converted, map[string]string{convertedFrom: i.Digest}).(v1.Image)
+	annotated, ok := mutate.Annotations(converted, map[string]string{convertedFrom: i.Digest, convertedAt: level}).(v1.Image)
 	if !ok {
 		return errors.New("an annotated image is none")
 	}
-	return remote.Write(ref, annotated, Remote(ctx, b.Link.Server)...)
+	if err := remote.Write(ref, annotated, Remote(ctx, b.Link.Server)...); err != nil {
+		return err
+	}
+	for _, l := range layers {
+		if err := stack.SameFile(b.Registry.Blob(l.Blob.String()), l.path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// toStargz makes every layer an eStargz, in files of a directory where those of
-// other images are too.
-func toStargz(ctx context.Context, img v1.Image, dir string) (v1.Image, error) {
+// keeper converts layers to eStargz and keeps them in a directory, for the images
+// that have them too.
+type keeper struct {
+	dir   string
+	level int // of gzip
+}
+
+// convert makes every layer an eStargz.
+func (k keeper) convert(ctx context.Context, img v1.Image) (_ v1.Image, kept []*fileLayer, err error) {
 	layers, err := img.Layers()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	out := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for n, l := range layers {
-		s, err := keptLayer(ctx, l, dir)
+		s, err := k.layer(ctx, l)
 		if err != nil {
-			return nil, fmt.Errorf("layer %d: %w", n, err)
+			return nil, nil, fmt.Errorf("layer %d: %w", n, err)
 		}
+		kept = append(kept, s)
 		out, err = mutate.Append(out, mutate.Addendum{
 			Layer: s, MediaType: types.OCILayer, History: v1.History{CreatedBy: "estargz"},
 			Annotations: map[string]string{estargz.TOCJSONDigestAnnotation: s.TOC},
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	made, err := out.ConfigFile()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	config = config.DeepCopy()
 	config.RootFS, config.History = made.RootFS, made.History
-	return mutate.ConfigFile(out, config)
+	converted, err := mutate.ConfigFile(out, config)
+	return converted, kept, err
+}
+
+// fastGzip is the converter's gzip with a faster encoder.
+type fastGzip struct {
+	*estargz.GzipCompressor
+	*estargz.GzipDecompressor
+	level int
+}
+
+func newFastGzip(level int) fastGzip {
+	return fastGzip{estargz.NewGzipCompressorWithLevel(level), &estargz.GzipDecompressor{}, level}
+}
+
+// Writer is a stream of one chunk.
+func (g fastGzip) Writer(w io.Writer) (estargz.WriteFlushCloser, error) {
+	return gzip.NewWriterLevel(w, g.level)
 }
 
 // fileLayer is a compressed layer in a file.
@@ -122,18 +165,18 @@ func (l *fileLayer) Uncompressed() (io.ReadCloser, error) {
 	return nil, errors.New("an eStargz layer is kept compressed only")
 }
 
-// keptLayer is the converted layer, made now or earlier.
-func keptLayer(ctx context.Context, l v1.Layer, dir string) (*fileLayer, error) {
+// layer is the converted layer, made now or earlier.
+func (k keeper) layer(ctx context.Context, l v1.Layer) (*fileLayer, error) {
 	from, err := l.Digest()
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, from.Hex)
+	path := filepath.Join(k.dir, from.Hex)
 	if b, err := os.ReadFile(path + ".json"); err == nil {
 		kept := &fileLayer{path: path}
 		return kept, json.Unmarshal(b, &kept.layerFacts)
 	}
-	made, err := stargzLayer(ctx, l, path)
+	made, err := k.make(ctx, l, path)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +187,7 @@ func keptLayer(ctx context.Context, l v1.Layer, dir string) (*fileLayer, error) 
 	return made, os.WriteFile(path+".json", b, 0o644)
 }
 
-func stargzLayer(ctx context.Context, l v1.Layer, path string) (*fileLayer, error) {
+func (k keeper) make(ctx context.Context, l v1.Layer, path string) (*fileLayer, error) {
 	tar, err := os.Create(path + ".tar")
 	if err != nil {
 		return nil, err
@@ -158,7 +201,7 @@ func stargzLayer(ctx context.Context, l v1.Layer, path string) (*fileLayer, erro
 	if err := errors.Join(err, r.Close()); err != nil {
 		return nil, err
 	}
-	blob, err := estargz.Build(io.NewSectionReader(tar, 0, n), estargz.WithContext(ctx))
+	blob, err := estargz.Build(io.NewSectionReader(tar, 0, n), estargz.WithContext(ctx), estargz.WithCompression(newFastGzip(k.level)))
 	if err != nil {
 		return nil, err
 	}

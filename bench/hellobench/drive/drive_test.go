@@ -1,6 +1,7 @@
 package drive
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -118,7 +119,7 @@ func runTask(t *testing.T, b *Bed, d Driver, name string, task catalog.Task) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Prepare(t.Context(), i); err != nil {
+	if err := errors.Join(d.Prepare(t.Context(), i), Keep(t.Context(), d, i)); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Pull(t.Context(), i); err != nil {

@@ -67,6 +67,24 @@ type Pusher interface {
 	Push(ctx context.Context, i Image) (took time.Duration, err error)
 }
 
+// Keeper is a driver that does not keep what Prepare made of all images.
+type Keeper interface {
+	// Keep makes it again for an image, unless it is there.
+	Keep(context.Context, Image) error
+}
+
+// Keep does so for a driver if it is one that wants it.
+func Keep(ctx context.Context, d Driver, i Image) error {
+	k, wants := d.(Keeper)
+	if !wants {
+		return nil
+	}
+	if err := k.Keep(ctx, i); err != nil {
+		return fmt.Errorf("keep %s for %s: %w", i.Name, d.Name(), err)
+	}
+	return nil
+}
+
 // Exec runs a program in the container, or chroot, and returns what it printed.
 func (s *Started) Exec(ctx context.Context, args ...string) (string, error) {
 	enter := []string{"nsenter", fmt.Sprintf("--target=%d", s.Pid), "--mount", "--net", "--pid", "--ipc", "--root", "--wd=/", "--"}

@@ -96,6 +96,9 @@ func NewSnapshotter(b *Bed) Driver {
 		b.detachAll(filepath.Join(dir, "attached"), false)
 	}
 	d.prepare = func(ctx context.Context, i Image) error {
+		if b.ctl(ctx, nil, "snapshot", "show", i.Chain) == nil {
+			return nil // a worker has unpacked it
+		}
 		if err := d.Pull(ctx, i); err != nil {
 			return err
 		}

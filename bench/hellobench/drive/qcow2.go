@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/slackerd/slacker/bench/hellobench/link"
@@ -21,13 +22,19 @@ type qcow2Driver struct {
 
 	mu      sync.Mutex
 	servers map[string]*nbdServer // by image
+	recent  []string              // the same images, the one used last at the end
 	port    int
 }
+
+// maxBases is how many images are kept as qcow2 at a time. Files of all would take
+// as much room as the whole set, and one is made in seconds.
+const maxBases = 6
 
 // nbdServer is qemu-nbd at the server's end, for one image.
 type nbdServer struct {
 	process *stack.Process
 	port    int
+	file    string
 }
 
 // NewQcow2 is the driver "qcow2".
@@ -38,6 +45,9 @@ func NewQcow2(b *Bed) Driver {
 func (d *qcow2Driver) Name() string { return "qcow2" }
 
 func (d *qcow2Driver) Start(ctx context.Context) error {
+	if err := os.RemoveAll(d.bases()); err != nil { // of a run that was killed
+		return err
+	}
 	_, err := d.bed.Slackerd(ctx)
 	return err
 }
@@ -46,32 +56,57 @@ func (d *qcow2Driver) Stop() {
 	for _, s := range d.servers {
 		s.process.Stop()
 	}
-	d.servers = map[string]*nbdServer{}
+	d.servers, d.recent = map[string]*nbdServer{}, nil
+	_ = os.RemoveAll(d.bases()) // the next Start removes it else
 }
 
 // base is the image as qcow2, at the server.
-func (d *qcow2Driver) base(i Image) string {
-	return filepath.Join(d.bed.Cache, "qcow2", i.file()+".qcow2")
-}
+func (d *qcow2Driver) base(i Image) string { return filepath.Join(d.bases(), i.file()+".qcow2") }
 
-// Prepare converts the image and serves it.
-func (d *qcow2Driver) Prepare(ctx context.Context, i Image) error {
-	if err := d.convert(ctx, i); err != nil {
-		return err
-	}
+func (d *qcow2Driver) bases() string { return filepath.Join(d.bed.Cache, "qcow2") }
+
+// Prepare has slackerd have the image: Keep makes a file of it.
+func (d *qcow2Driver) Prepare(ctx context.Context, i Image) error { return d.bed.importImage(ctx, i) }
+
+// Keep converts the image and serves it, and lets go of the one that was not used
+// for longest. No task of that may be running.
+func (d *qcow2Driver) Keep(ctx context.Context, i Image) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.servers[i.Name] != nil {
+		d.recent = append(slices.DeleteFunc(d.recent, func(name string) bool { return name == i.Name }), i.Name)
 		return nil
 	}
+	for len(d.recent) >= maxBases {
+		oldest := d.servers[d.recent[0]]
+		oldest.process.Stop()
+		delete(d.servers, d.recent[0])
+		d.recent = d.recent[1:]
+		if err := os.Remove(oldest.file); err != nil {
+			return err
+		}
+	}
+	if err := d.convert(ctx, i); err != nil {
+		return err
+	}
+	s, err := d.serve(ctx, i)
+	if err != nil {
+		return err
+	}
+	d.servers[i.Name], d.recent = s, append(d.recent, i.Name)
+	return nil
+}
+
+// serve starts qemu-nbd for an image.
+func (d *qcow2Driver) serve(ctx context.Context, i Image) (*nbdServer, error) {
 	d.port++
-	s := &nbdServer{port: d.port}
+	s := &nbdServer{port: d.port, file: d.base(i)}
 	address := fmt.Sprintf("%s:%d", link.ServerAddress, s.port)
 	var err error
 	s.process, err = stack.StartProcess(ctx, stack.Command{
 		Name: "qemu-nbd", Netns: d.bed.Link.Server, Log: filepath.Join(d.bed.dir, "qemu-nbd-"+i.file()+".log"),
 		Args: []string{"qemu-nbd", "--read-only", "--persistent", "--shared=32", "--bind=" + link.ServerAddress,
-			fmt.Sprintf("--port=%d", s.port), "--format=qcow2", d.base(i)},
+			fmt.Sprintf("--port=%d", s.port), "--format=qcow2", s.file},
 		Ready: func(ctx context.Context) error {
 			c, err := d.bed.Link.Server.DialContext(ctx, "tcp", address)
 			if err != nil {
@@ -80,10 +115,7 @@ func (d *qcow2Driver) Prepare(ctx context.Context, i Image) error {
 			return c.Close()
 		},
 	})
-	if err == nil {
-		d.servers[i.Name] = s
-	}
-	return err
+	return s, err
 }
 
 func (d *qcow2Driver) convert(ctx context.Context, i Image) error {
@@ -111,7 +143,7 @@ func (d *qcow2Driver) Run(ctx context.Context, i Image, id string) (*Started, er
 	s := d.servers[i.Name]
 	d.mu.Unlock()
 	if s == nil {
-		return nil, fmt.Errorf("run %s: not prepared", i.Name)
+		return nil, fmt.Errorf("run %s: not kept", i.Name)
 	}
 	return d.bed.rooted(ctx, i, func() (string, func() error, error) { return d.root(ctx, s, id) })
 }

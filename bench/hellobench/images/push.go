@@ -10,6 +10,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/slackerd/slacker/stack"
 )
 
 // PushOptions says what to push and where to.
@@ -20,6 +22,9 @@ type PushOptions struct {
 	// Registry is HOST:PORT or HOST:PORT/PATH. Plain HTTP is tried for loopback
 	// addresses only.
 	Registry string
+	// Blob is the file that the registry keeps a blob in, where that is on this
+	// machine: what was pushed is then kept once, by hard links. It may be nil.
+	Blob     func(digest string) string
 	Progress io.Writer
 }
 
@@ -61,7 +66,28 @@ func (s *store) push(ctx context.Context, r *Recipe, o PushOptions, title string
 	if err := remote.Write(ref, img, remote.WithContext(ctx)); err != nil {
 		return err
 	}
+	if err := s.share(r, o.Blob); err != nil {
+		return err
+	}
 	_, err = fmt.Fprintf(o.Progress, "images: %s: pushed to %s, %s in %.1f s\n", title, ref,
 		humanize.IBytes(uint64(built.CompressedBytes)), time.Since(started).Seconds())
 	return err
+}
+
+// share makes the layers that the registry has now the same files as those of the
+// cache.
+func (s *store) share(r *Recipe, blob func(string) string) error {
+	if blob == nil {
+		return nil
+	}
+	for _, l := range r.Top.chain() {
+		built, err := s.layer(l)
+		if err != nil {
+			return err
+		}
+		if err := stack.SameFile(blob(built.Digest.String()), s.blob(l)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,8 +19,9 @@ type Session struct {
 	Bed      *drive.Bed
 	Drivers  []drive.Driver
 	Images   []drive.Image
-	Rounds   int
-	Push     bool // measure pushes
+	Push     bool      // measure pushes
+	Seconds  int       // about how long each throughput is measured
+	Until    time.Time // nothing is begun later; zero is no limit
 	Log      *Log
 	Progress io.Writer
 
@@ -38,28 +40,46 @@ func (s *Session) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(s.Progress, "hellobench: [%d/%d] %s%s\n", s.done, s.total, fmt.Sprintf(format, args...), left)
 }
 
-// order is the drivers in another order for each turn.
-func order(drivers []drive.Driver, turn int) []drive.Driver {
-	n := turn % len(drivers)
-	return append(append([]drive.Driver(nil), drivers[n:]...), drivers[:n]...)
-}
+// ErrTime tells that measurements are left for want of time.
+var ErrTime = errors.New("the time is over")
 
-// Cycles measures the cycles of all images with all drivers. A measurement that
-// fails is recorded, and the others go on; the error is of the first one that an
-// interrupt or the log made impossible.
-func (s *Session) Cycles(ctx context.Context) error {
-	s.begin(s.Rounds * len(s.Images) * len(s.Drivers))
-	for round := range s.Rounds {
-		for n, i := range s.Images {
-			for _, d := range order(s.Drivers, round+n) {
-				r := Record{Kind: Cycle, Image: i.Name, Driver: d.Name(), Link: s.Bed.Link.Spec.Name, Round: round}
-				if err := s.once(ctx, r, func(r *Record) error { return s.cycle(ctx, d, i, r) }); err != nil {
-					return err
-				}
+// Measure makes the measurements of a matrix that are not in the log. One that
+// fails is recorded, and the others go on; the error is of the first that an
+// interrupt, the log or the time made impossible.
+func (s *Session) Measure(ctx context.Context, m Matrix) error {
+	records := m.Records()
+	s.begin(len(records))
+	for _, r := range records {
+		d, i, err := s.find(r)
+		if err != nil {
+			return err
+		}
+		measured := map[Kind]func(context.Context, drive.Driver, drive.Image, *Record) error{
+			Cycle: s.cycle, Scale: s.scale, LongRun: s.longRun, MultiMake: s.multiMake,
+		}[r.Kind]
+		if err := s.once(ctx, r, func(r *Record) error {
+			if err := drive.Keep(ctx, d, i); err != nil {
+				return err
 			}
+			started := time.Now()
+			err := measured(ctx, d, i, r)
+			r.Wall = time.Since(started).Seconds()
+			return err
+		}); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// find finds the driver and the image of a record.
+func (s *Session) find(r Record) (drive.Driver, drive.Image, error) {
+	d := slices.IndexFunc(s.Drivers, func(d drive.Driver) bool { return d.Name() == r.Driver })
+	i := slices.IndexFunc(s.Images, func(i drive.Image) bool { return i.Name == r.Image })
+	if d < 0 || i < 0 {
+		return nil, drive.Image{}, fmt.Errorf("measure %s with %s: not of this session", r.Image, r.Driver)
+	}
+	return s.Drivers[d], s.Images[i], nil
 }
 
 func (s *Session) begin(total int) {
@@ -71,6 +91,9 @@ func (s *Session) once(ctx context.Context, r Record, make func(*Record) error) 
 	s.done++
 	if s.Log.Has(r) {
 		return nil
+	}
+	if !s.Until.IsZero() && time.Now().After(s.Until) {
+		return ErrTime
 	}
 	r.At = time.Now()
 	err := make(&r)

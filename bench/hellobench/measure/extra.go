@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,22 +13,7 @@ import (
 	"github.com/slackerd/slacker/bench/hellobench/drive"
 )
 
-// Scales starts each image many times at once, on a worker that never saw it.
-func (s *Session) Scales(ctx context.Context, starts []int) error {
-	s.begin(len(starts) * len(s.Images) * len(s.Drivers))
-	for _, i := range s.Images {
-		for turn, n := range starts {
-			for _, d := range order(s.Drivers, turn) {
-				r := Record{Kind: Scale, Image: i.Name, Driver: d.Name(), Link: s.Bed.Link.Spec.Name, N: n}
-				if err := s.once(ctx, r, func(r *Record) error { return s.scale(ctx, d, i, r) }); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
+// scale starts an image many times at once, on a worker that never saw it.
 func (s *Session) scale(ctx context.Context, d drive.Driver, i drive.Image, r *Record) (err error) {
 	defer func() { err = errors.Join(err, d.Forget(context.WithoutCancel(ctx), i)) }()
 	r.Pull, r.PullBytes, _, err = s.counted(func() error { return d.Pull(ctx, i) })
@@ -106,29 +92,23 @@ func after(out, text string) float64 {
 	return v
 }
 
-// LongRuns measures the throughput of servers. The session's images that have a
-// load are used.
-func (s *Session) LongRuns(ctx context.Context, seconds int) error {
-	s.begin(s.Rounds * len(loads(seconds)) * len(s.Drivers))
-	for round := range s.Rounds {
-		for _, l := range loads(seconds) {
-			for _, i := range s.Images {
-				if i.Name != l.image {
-					continue
-				}
-				for _, d := range order(s.Drivers, round) {
-					r := Record{Kind: LongRun, Image: i.Name, Driver: d.Name(), Link: s.Bed.Link.Spec.Name, Round: round}
-					if err := s.once(ctx, r, func(r *Record) error { return s.longRun(ctx, d, i, l, r) }); err != nil {
-						return err
-					}
-				}
-			}
-		}
+// LongRunImages are the images that have a load.
+func LongRunImages() []string {
+	var names []string
+	for _, l := range loads(1) {
+		names = append(names, l.image)
 	}
-	return nil
+	return names
 }
 
-func (s *Session) longRun(ctx context.Context, d drive.Driver, i drive.Image, l load, r *Record) (err error) {
+// longRun measures the throughput of a server.
+func (s *Session) longRun(ctx context.Context, d drive.Driver, i drive.Image, r *Record) (err error) {
+	all := loads(s.Seconds)
+	n := slices.IndexFunc(all, func(l load) bool { return l.image == i.Name })
+	if n < 0 {
+		return fmt.Errorf("there is no load for image %s", i.Name)
+	}
+	l := all[n]
 	defer func() { err = errors.Join(err, d.Forget(context.WithoutCancel(ctx), i)) }()
 	if err := d.Pull(ctx, i); err != nil {
 		return fmt.Errorf("pull: %w", err)
@@ -188,24 +168,9 @@ func MultiMakeTask() catalog.Task {
 	}
 }
 
-// MultiMakes builds a program with each image, one compiler version after the other.
-func (s *Session) MultiMakes(ctx context.Context) error {
-	s.begin(s.Rounds * len(s.Images) * len(s.Drivers))
-	for round := range s.Rounds {
-		for n, i := range s.Images {
-			i.Task = MultiMakeTask()
-			for _, d := range order(s.Drivers, round+n) {
-				r := Record{Kind: MultiMake, Image: i.Name, Driver: d.Name(), Link: s.Bed.Link.Spec.Name, Round: round}
-				if err := s.once(ctx, r, func(r *Record) error { return s.multiMake(ctx, d, i, r) }); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
+// multiMake builds a program with one compiler version.
 func (s *Session) multiMake(ctx context.Context, d drive.Driver, i drive.Image, r *Record) (err error) {
+	i.Task = MultiMakeTask()
 	defer func() { err = errors.Join(err, d.Forget(context.WithoutCancel(ctx), i)) }()
 	r.Pull, r.PullBytes, _, err = s.counted(func() error { return d.Pull(ctx, i) })
 	if err != nil {

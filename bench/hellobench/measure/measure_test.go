@@ -9,8 +9,6 @@ import (
 	"reflect"
 	"testing"
 	"time"
-
-	"github.com/slackerd/slacker/bench/hellobench/drive"
 )
 
 func TestLogResumes(t *testing.T) {
@@ -56,26 +54,84 @@ func TestLogResumes(t *testing.T) {
 	}
 }
 
-// named is a driver of which only the name is asked.
-type named struct {
-	drive.Driver
-	name string
-}
-
-func (n named) Name() string { return n.name }
-
 func TestDriversTakeTurns(t *testing.T) {
-	drivers := []drive.Driver{named{name: "a"}, named{name: "b"}, named{name: "c"}}
 	first := map[string]int{}
-	for turn := range 6 {
-		o := order(drivers, turn)
-		if len(o) != 3 {
-			t.Fatalf("turn %d has %d drivers", turn, len(o))
+	m := Matrix{Kind: Cycle, Link: "1g", Images: []string{"x", "y"}, Drivers: []string{"a", "b", "c"}, Rounds: 3}
+	all := m.Records()
+	if len(all) != 18 {
+		t.Fatalf("%d measurements of 2 images, 3 drivers and 3 rounds, want 18", len(all))
+	}
+	for n := 0; n < len(all); n += 3 {
+		first[all[n].Driver]++
+		for _, r := range all[n : n+3] {
+			if r.Image != all[n].Image || r.Round != all[n].Round || r.Link != "1g" || r.Kind != Cycle {
+				t.Errorf("measurement %+v is not beside %+v", r, all[n])
+			}
 		}
-		first[o[0].Name()]++
 	}
 	if first["a"] != 2 || first["b"] != 2 || first["c"] != 2 {
 		t.Errorf("in six turns of three drivers each is first twice, got %v", first)
+	}
+}
+
+func TestMatrix(t *testing.T) {
+	scale := Matrix{Kind: Scale, Images: []string{"x"}, Drivers: []string{"a", "b"}, Starts: []int{1, 4}, Rounds: 2}.Records()
+	if len(scale) != 4 || scale[0].N != 1 || scale[3].N != 4 {
+		t.Errorf("scale: got %+v, want two numbers of starts for two drivers, once", scale)
+	}
+	long := Matrix{Kind: LongRun, Images: []string{"gcc", "redis"}, Drivers: []string{"a"}, Rounds: 1}.Records()
+	if len(long) != 1 || long[0].Image != "redis" {
+		t.Errorf("throughput: got %+v, want redis only, which has a load", long)
+	}
+}
+
+func TestExpected(t *testing.T) {
+	r := func(image, driver string, wall float64) Record {
+		return Record{Kind: Cycle, Link: "1g", Image: image, Driver: driver, Wall: wall}
+	}
+	failed := r("gcc", "a", 100)
+	failed.Error = "no luck"
+	known := []Record{r("redis", "a", 2), r("redis", "a", 4), failed, r("gcc", "b", 9)}
+	slow := r("redis", "a", 0)
+	slow.Link = "100m"
+	for _, c := range []struct {
+		todo []Record
+		want time.Duration
+	}{
+		{nil, 0},
+		{[]Record{r("redis", "a", 0)}, 3 * time.Second},
+		{[]Record{r("gcc", "a", 0)}, 5 * time.Second}, // of its kind and link
+		{[]Record{slow}, unknownSeconds * time.Second},
+		{[]Record{r("redis", "a", 0), r("gcc", "b", 0)}, 12 * time.Second},
+	} {
+		if got := Expected(c.todo, known); got != c.want {
+			t.Errorf("expected for %+v: %v, want %v", c.todo, got, c.want)
+		}
+	}
+}
+
+// TestTimeIsOver wants nothing to be begun after the time is over, and what the
+// log has not to be an error.
+func TestTimeIsOver(t *testing.T) {
+	l, err := OpenLog(filepath.Join(t.TempDir(), "records.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	done, left := Record{Kind: Cycle, Image: "redis"}, Record{Kind: Cycle, Image: "gcc"}
+	if err := l.Add(done); err != nil {
+		t.Fatal(err)
+	}
+	s := &Session{Log: l, Progress: io.Discard, Until: time.Now().Add(-time.Second)}
+	never := func(*Record) error { t.Error("it is measured"); return nil }
+	if err := s.once(t.Context(), done, never); err != nil {
+		t.Errorf("what the log has: %v", err)
+	}
+	if err := s.once(t.Context(), left, never); !errors.Is(err, ErrTime) {
+		t.Errorf("what it has not: %v, want %v", err, ErrTime)
+	}
+	if m := l.Missing([]Record{done, left}); len(m) != 1 || m[0].Image != "gcc" {
+		t.Errorf("missing: %+v, want gcc", m)
 	}
 }
 

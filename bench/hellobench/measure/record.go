@@ -49,6 +49,7 @@ type Record struct {
 	RunBytes  int64   `json:"run_bytes,omitempty"`   // likewise, until hello
 	Rest      int64   `json:"again_bytes,omitempty"` // likewise, in the second run
 	PushBytes int64   `json:"push_bytes,omitempty"`  // over the link to the server
+	Wall      float64 `json:"wall_s,omitempty"`      // of the measurement with all around it
 
 	// Figures are those of the kind: requests per second, by name.
 	Figures map[string]float64 `json:"figures,omitempty"`

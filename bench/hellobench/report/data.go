@@ -38,15 +38,18 @@ type Missing struct {
 
 // Data is all of a report: what the JSON file has.
 type Data struct {
-	Name    string           `json:"name"`
-	At      time.Time        `json:"at"`
-	Commit  string           `json:"commit"`
-	Command string           `json:"command"`
-	Machine Machine          `json:"machine"`
-	Images  []Image          `json:"images"`
-	Missing []Missing        `json:"missing"`
-	Records []measure.Record `json:"records"`
-	Space   *space.Result    `json:"space,omitempty"`
+	Name    string    `json:"name"`
+	At      time.Time `json:"at"`
+	Commit  string    `json:"commit"`
+	Command string    `json:"command"`
+	Machine Machine   `json:"machine"`
+	// StargzLevel is the gzip level of images that were converted for stargz; 0 is
+	// the converter's own.
+	StargzLevel int              `json:"estargz_compression_level,omitempty"`
+	Images      []Image          `json:"images"`
+	Missing     []Missing        `json:"missing"`
+	Records     []measure.Record `json:"records"`
+	Space       *space.Result    `json:"space,omitempty"`
 	// Summary is filled in by Write.
 	Summary []Line   `json:"summary"`
 	Behind  []Behind `json:"behind"`

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The entry point of the jetty image.
+# The entry point of the jetty image. Debian's modules and start.ini are in
+# jetty.home, which is the base too: a base of its own would have to name its modules.
 set -e
 mkdir -p /run/jetty9 /tmp/jetty
-cd /var/lib/jetty9
-exec java -Djava.io.tmpdir=/tmp/jetty -Djetty.home=/usr/share/jetty9 -Djetty.base=/var/lib/jetty9 -jar /usr/share/jetty9/start.jar "$@"
+cd /usr/share/jetty9
+exec java -Djava.awt.headless=true -Djava.io.tmpdir=/tmp/jetty -jar start.jar "$@"
