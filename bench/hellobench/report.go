@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +35,7 @@ func runSpace(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer stop()
-	r, err := space.Measure(ctx, found, os.Stderr)
+	r, err := spaceOf(ctx, filepath.Join(*cache, "space.json"), found)
 	if err != nil {
 		return err
 	}
@@ -47,6 +48,36 @@ func runSpace(ctx context.Context, args []string) (err error) {
 	}
 	dir := runDir(*cache, *run)
 	return errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "space.json"), b, 0o644))
+}
+
+// spaceOf measures, or takes from a file what was measured of the same images:
+// nothing but the images decides it.
+func spaceOf(ctx context.Context, file string, of []space.Image) (*space.Result, error) {
+	var kept struct {
+		Images []string // NAME@DIGEST
+		Result *space.Result
+	}
+	var names []string
+	for _, i := range of {
+		d, err := i.Image.Digest()
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", i.Name, err)
+		}
+		names = append(names, i.Name+"@"+d.String())
+	}
+	if b, err := os.ReadFile(file); err == nil && json.Unmarshal(b, &kept) == nil && kept.Result != nil && slices.Equal(kept.Images, names) {
+		return kept.Result, nil
+	}
+	r, err := space.Measure(ctx, of, os.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	kept.Images, kept.Result = names, r
+	b, err := json.Marshal(kept)
+	if err != nil {
+		return nil, err
+	}
+	return r, os.WriteFile(file, b, 0o644)
 }
 
 // registered are images of the registry's storage, all when none is named.

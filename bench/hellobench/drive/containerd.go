@@ -44,8 +44,9 @@ type containerDriver struct {
 	plugin func(context.Context) (stack.ProxyPlugin, error)
 	// unplug stops it, after containerd.
 	unplug func()
-	// fresh is what Forget does beyond removing the image.
-	fresh func(context.Context) error
+	// keeps are directories of the worker below the bed's. Where there are any, Forget
+	// starts a worker anew that has nothing in them: removing the image is not enough.
+	keeps []string
 
 	daemon *stack.Containerd
 	client *containerd.Client
@@ -278,10 +279,16 @@ func (d *containerDriver) Forget(ctx context.Context, i Image) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	if d.fresh == nil {
+	if len(d.keeps) == 0 {
 		return nil
 	}
-	return d.fresh(ctx)
+	d.Stop()
+	for _, dir := range d.keeps {
+		if err := os.RemoveAll(filepath.Join(d.bed.dir, dir)); err != nil {
+			return err
+		}
+	}
+	return d.Start(ctx)
 }
 
 // push pushes what is in the content store to a registry that has nothing.

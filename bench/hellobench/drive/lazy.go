@@ -35,15 +35,7 @@ func NewStargz(b *Bed) Driver {
 	}
 	d.unplug = func() { d.peer.Stop() }
 	// It keeps what it has fetched for a while, also of layers that are gone.
-	d.fresh = func(ctx context.Context) error {
-		d.Stop()
-		for _, dir := range []string{"stargz", "stargz-grpc"} {
-			if err := os.RemoveAll(filepath.Join(b.dir, dir)); err != nil {
-				return err
-			}
-		}
-		return d.Start(ctx)
-	}
+	d.keeps = []string{"stargz", "stargz-grpc"}
 	return d
 }
 
@@ -87,6 +79,8 @@ func NewSnapshotter(b *Bed) Driver {
 		})
 		return stack.ProxyPlugin{Name: "slacker", Address: socket}, err
 	}
+	// It may keep what was read, also of images that are gone.
+	d.keeps = []string{d.name, "sn"}
 	// What it has attached and mounted outlives it, for the one that is started next.
 	d.unplug = func() {
 		d.snapshotter.Stop()

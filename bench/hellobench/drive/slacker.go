@@ -118,5 +118,8 @@ func syncFS(dir string) error {
 	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
 }
 
-// Forget has nothing to do: a worker keeps nothing of an image.
-func (d *slackerDriver) Forget(context.Context, Image) error { return nil }
+// Forget makes it a worker that has nothing: no image runs.
+func (d *slackerDriver) Forget(context.Context, Image) error {
+	d.Stop()
+	return os.RemoveAll(d.bed.stateDir())
+}

@@ -49,13 +49,24 @@ type Record struct {
 	RunBytes  int64   `json:"run_bytes,omitempty"`   // likewise, until hello
 	Rest      int64   `json:"again_bytes,omitempty"` // likewise, in the second run
 	PushBytes int64   `json:"push_bytes,omitempty"`  // over the link to the server
-	Wall      float64 `json:"wall_s,omitempty"`      // of the measurement with all around it
+	// Learned is of another worker that never saw the image, after the server has
+	// learned from the runs above; nil where a server does not learn.
+	Learned *Learned `json:"learned,omitempty"`
+	Wall    float64  `json:"wall_s,omitempty"` // of the measurement with all around it
 
 	// Figures are those of the kind: requests per second, by name.
 	Figures map[string]float64 `json:"figures,omitempty"`
 
 	Error string    `json:"error,omitempty"`
 	At    time.Time `json:"at"`
+}
+
+// Learned is the deployment on a worker of which the server knows what it will read.
+type Learned struct {
+	Pull   float64 `json:"pull_s"`
+	Run    float64 `json:"run_s"`
+	Bytes  int64   `json:"bytes"` // over the link to the worker
+	Phases []Phase `json:"phases,omitempty"`
 }
 
 // Deploy is the time of the deployment cycle.

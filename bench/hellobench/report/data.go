@@ -1,6 +1,8 @@
 package report
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -53,18 +55,30 @@ type Data struct {
 	// Summary is filled in by Write.
 	Summary []Line   `json:"summary"`
 	Behind  []Behind `json:"behind"`
+	InWords []string `json:"behind_in_words"`
 }
 
 // pick are the records of a kind, over a link.
 func (d *Data) pick(kind measure.Kind, link string) []measure.Record {
 	var some []measure.Record
 	for _, r := range d.Records {
-		if r.Kind == kind && r.Link == link && r.Error == "" {
-			some = append(some, r)
+		if r.Kind != kind || r.Link != link || r.Error != "" {
+			continue
+		}
+		some = append(some, r)
+		if l := r.Learned; l != nil {
+			some = append(some, measure.Record{
+				Kind: kind, Link: link, Image: r.Image, Round: r.Round, Driver: r.Driver + learned,
+				Pull: l.Pull, Run: l.Run, RunBytes: l.Bytes, Phases: l.Phases,
+			})
 		}
 	}
 	return some
 }
+
+// learned marks a driver whose server has learned from another worker's run what
+// this one will read.
+const learned = " learned"
 
 // links and drivers are those that were measured, in the order of measuring and of
 // the palette.
@@ -78,7 +92,7 @@ func (d *Data) links() []string {
 	return all
 }
 
-var driverOrder = []string{"overlayfs", "stargz", "copy", "qcow2", "slacker-containerd", "slacker"}
+var driverOrder = []string{"overlayfs", "stargz", "copy", "qcow2", "slacker-containerd", "slacker-containerd" + learned, "slacker", "slacker" + learned}
 
 func driversOf(records []measure.Record) []string {
 	var all []string
@@ -174,4 +188,35 @@ func (d *Data) Measured() int {
 		}
 	}
 	return len(names)
+}
+
+// Rounds says of how many rounds the medians of cycles are.
+func (d *Data) Rounds() string {
+	var parts []string
+	for _, link := range d.links() {
+		byRounds := map[int][]string{}
+		for _, i := range d.Images {
+			rounds := map[int]bool{}
+			for _, r := range d.pick(measure.Cycle, link) {
+				if r.Image == i.Name {
+					rounds[r.Round] = true
+				}
+			}
+			if n := len(rounds); n > 0 {
+				byRounds[n] = append(byRounds[n], i.Name)
+			}
+		}
+		for _, n := range slices.Sorted(maps.Keys(byRounds)) {
+			names := byRounds[n]
+			of := fmt.Sprintf("%d images", len(names))
+			if n > 1 {
+				of = strings.Join(names, ", ")
+			}
+			parts = append(parts, fmt.Sprintf("link %s, %d for %s", link, n, of))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "Rounds of cycles: " + strings.Join(parts, "; ") + "."
 }

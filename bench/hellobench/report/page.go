@@ -110,7 +110,7 @@ func (d *Data) Write(path string) error {
 		return err
 	}
 	err = page.Execute(f, map[string]any{
-		"Data": d, "Links": d.links(), "Sections": d.sections(), "Tables": d.tables(), "Failures": d.failures(),
+		"Data": d, "Rounds": d.Rounds(), "Links": d.links(), "Sections": d.sections(), "Tables": d.tables(), "Failures": d.failures(),
 	})
 	return errors.Join(err, f.Close())
 }
@@ -126,7 +126,7 @@ func value(l Line, link string) string {
 	return number(v) + "x"
 }
 
-// Markdown is the main lines of the summary as a table.
+// Markdown is the main lines of the summary as a table, and where we are behind.
 func (d *Data) Markdown() string {
 	d.summarize()
 	var b strings.Builder
@@ -145,6 +145,12 @@ func (d *Data) Markdown() string {
 			fmt.Fprintf(&b, " %s |", value(l, link))
 		}
 		b.WriteByte('\n')
+	}
+	if len(d.InWords) > 0 {
+		b.WriteString("\nWhere we are behind, by medians:\n\n")
+		for _, s := range d.InWords {
+			b.WriteString("- " + s + "\n")
+		}
 	}
 	return b.String()
 }

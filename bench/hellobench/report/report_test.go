@@ -80,6 +80,64 @@ func TestSummary(t *testing.T) {
 	}
 }
 
+// TestWords wants sentences that name driver, link, what, by how much and of how
+// many images, and what of the paper's figures was missed.
+func TestWords(t *testing.T) {
+	d := sample()
+	d.summarize()
+	words := strings.Join(d.InWords, "\n")
+	for _, w := range []string{
+		"slacker, link unlimited: ", "a second run on the same worker takes 2 times as long as with overlayfs (3 of 3 images)", "redis SET/s is 1/2 of overlayfs's",
+		"Below the paper, link unlimited: slacker: development cycle (push + pull + run), times faster than overlayfs 18.8x (paper 20x).",
+	} {
+		if !strings.Contains(words, w) {
+			t.Errorf("the words lack %q:\n%s", w, words)
+		}
+	}
+	if strings.Contains(words, "pull and run take") {
+		t.Errorf("we are not behind in deployment:\n%s", words)
+	}
+	if !strings.Contains(d.Markdown(), "- slacker, link unlimited: ") {
+		t.Error("the README's part lacks the words")
+	}
+}
+
+// TestLearned wants a run with a learned trace to be compared as a driver of its own,
+// and the cold one to stay what it is.
+func TestLearned(t *testing.T) {
+	d := sample()
+	for n := range d.Records {
+		if r := &d.Records[n]; r.Kind == measure.Cycle && r.Driver == "slacker" {
+			r.Learned = &measure.Learned{Pull: 1e-6, Run: r.Run / 4, Bytes: 1e6}
+		}
+	}
+	d.summarize()
+	got := map[string]float64{}
+	for _, l := range d.Summary {
+		got[l.What] = l.Ours["unlimited"]
+	}
+	for what, want := range map[string]float64{"slacker: run, times faster than overlayfs": 1, "slacker learned: run, times faster than overlayfs": 4} {
+		if math.Abs(got[what]-want) > 0.01 {
+			t.Errorf("%s: got %v, want %v", what, got[what], want)
+		}
+	}
+	for _, b := range d.Behind {
+		if b.Than == "slacker" {
+			t.Errorf("ours is compared with ours: %+v", b)
+		}
+	}
+}
+
+func TestRounds(t *testing.T) {
+	d := sample()
+	more := d.Records[0]
+	more.Round = 1
+	d.Records = append(d.Records, more)
+	if got, want := d.Rounds(), "Rounds of cycles: link unlimited, 1 for 2 images; link unlimited, 2 for redis."; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestQuantile(t *testing.T) {
 	for _, c := range []struct {
 		v    []float64
@@ -148,7 +206,7 @@ func TestUpdateReadme(t *testing.T) {
 	}
 	text := string(b)
 	if !strings.HasPrefix(text, "before\n"+tableBegins+"| | paper | link unlimited |\n|---|---|---|\n| slacker: push") ||
-		!strings.HasSuffix(text, "|\n"+tableEnds+"after\n") || strings.Contains(text, "old") {
+		!strings.HasSuffix(text, "(paper 20x).\n"+tableEnds+"after\n") || strings.Contains(text, "old") {
 		t.Errorf("got:\n%s", text)
 	}
 	write("no marks\n")

@@ -39,7 +39,7 @@ const (
 // palette is one colour a driver, the same in all plots.
 var palette = map[string]string{
 	"overlayfs": "#4e79a7", "stargz": "#f28e2b", "copy": "#9c755f", "qcow2": "#76b7b2",
-	"slacker": "#e15759", "slacker-containerd": "#b07aa1",
+	"slacker": "#e15759", "slacker-containerd": "#b07aa1", "slacker" + learned: "#ff9da7", "slacker-containerd" + learned: "#d4a6c8",
 }
 
 var others = []string{"#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#9c755f"}
