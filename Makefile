@@ -142,8 +142,8 @@ QUICK := busybox hello-world redis httpd
 .PHONY: hellobench-quick-run
 hellobench-quick-run: hellobench-build
 	$(HELLOBENCH) build -cache $(HELLOBENCH_CACHE) $(QUICK)
-	$(HELLOBENCH) measure -cache $(HELLOBENCH_CACHE) -name quick-$$(date +%s) -links unlimited,100m -what cycle,scale,longrun \
-		-slow-drivers overlayfs,stargz,slacker-containerd,slacker -starts 1,4 -scale-images redis -seconds 2 $(QUICK)
+	$(HELLOBENCH) measure -cache $(HELLOBENCH_CACHE) -name quick-$$(date +%s) -links unlimited,100m -what cycle,scale \
+		-slow-drivers overlayfs,stargz,slacker-containerd,slacker -starts 1,4 -scale-images redis $(QUICK)
 	$(HELLOBENCH) report -cache $(HELLOBENCH_CACHE) -name $$(ls -t $(HELLOBENCH_CACHE)/runs | grep quick- | head -1) \
 		-out $(HELLOBENCH_CACHE)/quick -command 'make hellobench-quick'
 
