@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -94,6 +95,12 @@ func TestInterruptedRunGoesOn(t *testing.T) {
 	if err != nil || len(before) == 0 {
 		t.Fatalf("%d records, %v, want at least one", len(before), err)
 	}
+	short := run()
+	short.Args = slices.Insert(short.Args, 2, "-budget", "1ns")
+	if out, err := short.CombinedOutput(); err != nil || !strings.Contains(string(out), "the time is over") {
+		t.Fatalf("a run without time: %v: %s", err, out)
+	}
+	nothingLeft(t, short.Process.Pid)
 	second := run()
 	if out, err := second.CombinedOutput(); err != nil {
 		t.Fatalf("second run: %v: %s", err, out)

@@ -92,7 +92,13 @@ func runMeasure(ctx context.Context, args []string) error {
 	if *budget > 0 {
 		p.until = time.Now().Add(*budget)
 	}
-	return withRun(ctx, p.cache, *name, &p.setup, p.progress, func(log *measure.Log) error { return p.run(ctx, log) })
+	return withRun(ctx, p.cache, *name, &p.setup, p.progress, func(log *measure.Log) error {
+		err := p.run(ctx, log)
+		if errors.Is(err, measure.ErrTime) {
+			_, err = fmt.Fprintln(p.progress, "hellobench: the time is over: start it again to measure the rest")
+		}
+		return err
+	})
 }
 
 // withRun opens the log of a run, says what measures, and brings what was built into

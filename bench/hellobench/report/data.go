@@ -190,6 +190,27 @@ func (d *Data) Measured() int {
 	return len(names)
 }
 
+// Coverage says over how many images the medians are, by driver where they differ.
+func (d *Data) Coverage() string {
+	var parts []string
+	for _, link := range d.links() {
+		records := d.pick(measure.Cycle, link)
+		var each []string
+		most := 0
+		for _, driver := range driversOf(records) {
+			n := len(perImage(records, driver, run))
+			most = max(most, n)
+			each = append(each, fmt.Sprintf("%s %d", driver, n))
+		}
+		same := fmt.Sprint(most)
+		if slices.ContainsFunc(each, func(s string) bool { return !strings.HasSuffix(s, " "+same) }) {
+			same = strings.Join(each, ", ")
+		}
+		parts = append(parts, fmt.Sprintf("link %s: %s", link, same))
+	}
+	return "Images: " + strings.Join(parts, "; ") + "."
+}
+
 // Rounds says of how many rounds the medians of cycles are.
 func (d *Data) Rounds() string {
 	var parts []string

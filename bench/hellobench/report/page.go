@@ -110,7 +110,7 @@ func (d *Data) Write(path string) error {
 		return err
 	}
 	err = page.Execute(f, map[string]any{
-		"Data": d, "Rounds": d.Rounds(), "Links": d.links(), "Sections": d.sections(), "Tables": d.tables(), "Failures": d.failures(),
+		"Data": d, "Coverage": d.Coverage(), "Rounds": d.Rounds(), "Links": d.links(), "Sections": d.sections(), "Tables": d.tables(), "Failures": d.failures(),
 	})
 	return errors.Join(err, f.Close())
 }
@@ -146,6 +146,7 @@ func (d *Data) Markdown() string {
 		}
 		b.WriteByte('\n')
 	}
+	fmt.Fprintf(&b, "\n%s %s\n", d.Coverage(), d.Rounds())
 	if len(d.InWords) > 0 {
 		b.WriteString("\nWhere we are behind, by medians:\n\n")
 		for _, s := range d.InWords {

@@ -138,6 +138,19 @@ func TestRounds(t *testing.T) {
 	}
 }
 
+func TestCoverage(t *testing.T) {
+	d := sample()
+	if got, want := d.Coverage(), "Images: link unlimited: 3."; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	fewer := d.Records[0]
+	fewer.Driver = "stargz"
+	d.Records = append(d.Records, fewer)
+	if got, want := d.Coverage(), "Images: link unlimited: overlayfs 3, stargz 1, slacker 3."; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestQuantile(t *testing.T) {
 	for _, c := range []struct {
 		v    []float64
