@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -161,6 +162,24 @@ func (d *DB) Settle() error {
 		}
 	}
 	return block.Wrap(block.IO, err, "settle extent map")
+}
+
+// Compacting reports whether tables are being merged.
+func (d *DB) Compacting() bool { return d.pdb.Metrics().Compact.NumInProgress > 0 }
+
+// AwaitCompactions waits until no tables are being merged, or ctx ends.
+func (d *DB) AwaitCompactions(ctx context.Context) error {
+	const often = 2 * time.Millisecond // Pebble tells the end of a compaction before it counts it
+	tick := time.NewTicker(often)
+	defer tick.Stop()
+	for d.Compacting() {
+		select {
+		case <-ctx.Done():
+			return block.Wrap(block.Unavailable, ctx.Err(), "wait for compactions of the extent map")
+		case <-tick.C:
+		}
+	}
+	return nil
 }
 
 // Close closes the store. What was committed without sync may be lost by a

@@ -46,6 +46,10 @@
 //	    opened counts as lent.
 //	S10  What can be read from a file (up to segFile.written) is not written again
 //	    as long as the segment exists.
+//	S11  A log that another process has left in good order (Leave) is not searched
+//	    for records beyond its end, if the replay ends where that process did: no
+//	    header can vouch for a record that was never numbered (S4). A replay that
+//	    ends elsewhere searches as after a crash.
 //
 // # Disk format, version 1
 //

@@ -42,6 +42,9 @@ type Options struct {
 	// Reserve is how many bytes of the disk data of clients leaves free; 0 means
 	// all may be used.
 	Reserve int64
+	// EndsBefore is what Leave of the process before returned, 0 if there was
+	// none: the number of the first record that it did not write (S11).
+	EndsBefore LSN
 	// OnSealed, when set, is called whenever a segment is full, under the log's
 	// lock: it must be quick and must not call the log.
 	OnSealed func()

@@ -46,6 +46,21 @@ func (l *Log) Settle() error {
 	}
 }
 
+// Leave settles the log for a process that takes it over, and returns the number
+// of the first record that there is not. Nothing may be appended any more; Close
+// is for when nobody takes over.
+func (l *Log) Leave() (LSN, error) {
+	if err := l.Settle(); err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.settled != l.next-1 {
+		return 0, block.Errorf(block.Internal, "leave the log: record %d was appended meanwhile", l.next-1)
+	}
+	return l.next, nil
+}
+
 // settleOpen writes what the open chunk holds. Called with writeMu and mu held;
 // it releases mu.
 func (l *Log) settleOpen(c *chunk) error {

@@ -121,6 +121,9 @@ func (s *Store) committer(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			if s.leaving.Load() {
+				continue
+			}
 			s.reapImports(ctx)
 			s.checkRoom()
 			if err := s.db.SyncJournal(); err != nil {
@@ -181,6 +184,10 @@ func (s *Store) replay(ctx context.Context, from cow.ReplayPoint) error {
 	}
 	if records > 0 {
 		s.o.Logger.Info("replayed the log", zap.Int("records", records), zap.Uint64("segment", uint64(end.Segment)), zap.Uint32("block", end.Block))
+	}
+	if uint64(next) == s.o.LogEndsBefore {
+		s.replayFrom = from.Segment
+		return nil // the committer does it, while clients are served
 	}
 	pos, _ := s.log.DurablePos()
 	return s.commitChanges(s.queue.take(uint64(next)), pos, next-1)

@@ -35,6 +35,11 @@
 //	V7  What was answered outlives this process: a client that goes on after
 //	    the server was killed believes in its unflushed writes, as it would
 //	    with a disk. (If the machine goes down, only flushed writes count.)
+//	V10  A store may be left to a program that replaces this one in its process
+//	    (Leave): everything answered is with the operating system, as V7 wants,
+//	    and what is on disk is what a kill would leave. The other program opens it
+//	    as after a crash; what it is told (where the log ends) saves it a search
+//	    and is compared with what it finds.
 //	V9  The log and the journal of the catalog tell all that the map has: every own
 //	    entry of a layer, data or zero, is what the last record of the log says
 //	    that is of the layer, or of one merged into it.

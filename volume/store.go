@@ -50,6 +50,11 @@ type Options struct {
 	CommitInterval time.Duration
 	// MustExist refuses to make a new store.
 	MustExist bool
+	// LogEndsBefore is what Leave of the process before returned, 0 if there was
+	// none.
+	LogEndsBefore uint64
+	// Step, when set, is told of each part of opening that is done.
+	Step func(string)
 	// ReserveBytes is how much of the disk data of clients leaves free, for the
 	// map and for giving space back. As much as a segment and a quarter of it is
 	// occupied by a file besides, which goes when the map meets a full disk all
@@ -89,6 +94,9 @@ func (o *Options) setDefaults() error {
 	if o.CommitInterval == 0 {
 		o.CommitInterval = DefaultCommitInterval
 	}
+	if o.Step == nil {
+		o.Step = func(string) {}
+	}
 	if o.OnGarbage == nil {
 		o.OnGarbage = func() {}
 	}
@@ -126,6 +134,7 @@ type Store struct {
 	done       sync.WaitGroup
 	fault      atomic.Pointer[error]
 	held       atomic.Bool // the disk was full: see diskFull
+	leaving    atomic.Bool // see Prepare
 	logIfOpen  atomic.Pointer[segment.Log]
 	conns      atomic.Int64
 }
@@ -227,6 +236,7 @@ func (s *Store) open() error {
 	if err != nil {
 		return err
 	}
+	s.o.Step("map opened")
 	catalog, err := s.db.LoadCatalog(context.Background())
 	if err != nil {
 		return err
@@ -238,13 +248,16 @@ func (s *Store) open() error {
 	if err := s.link(catalog); err != nil {
 		return err
 	}
+	s.o.Step("catalog read")
 	s.log, err = segment.Open(segment.Options{FS: s.o.FS, Dir: s.o.FS.PathJoin(s.o.Dir, "segments"), StoreID: s.db.StoreID(),
-		SegmentBytes: s.o.SegmentBytes, Reserve: s.o.ReserveBytes, Spares: s.o.SpareSegments, OnSealed: s.o.OnSealed, Logger: s.o.Logger, OnFault: s.fail})
+		SegmentBytes: s.o.SegmentBytes, Reserve: s.o.ReserveBytes, Spares: s.o.SpareSegments, EndsBefore: segment.LSN(s.o.LogEndsBefore), OnSealed: s.o.OnSealed, Logger: s.o.Logger, OnFault: s.fail})
 	if err != nil {
 		return err
 	}
 	s.logIfOpen.Store(s.log)
+	s.o.Step("log opened")
 	err = s.replay(context.Background(), catalog.Replay)
+	s.o.Step("log replayed")
 	s.checkRoom()
 	return err
 }

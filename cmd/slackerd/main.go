@@ -13,6 +13,10 @@
 //	D2  Stopping is in order: no new connections, then commands in flight are
 //	    answered, then the store is closed; all within a bounded time. A stop
 //	    without all that (SIGKILL) loses nothing that was flushed.
+//	D4  An upgrade (SIGUSR2) happens within one process, so that at no moment two
+//	    programs have the store, and leaves on disk at every step what a kill would
+//	    leave (volume's V10). A new program that fails to start costs the
+//	    connections and nothing that was answered.
 //	D3  A socket file is removed only if nobody answers on it.
 package main
 

@@ -28,8 +28,19 @@ import (
 // as a real process, under the race detector if they do.
 const asServer = "SLACKERD_TEST_AS_SERVER"
 
+// killAt names the step of an upgrade at which that server kills itself.
+const killAt = "SLACKERD_TEST_KILL_AT"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asServer) != "" {
+		if at := os.Getenv(killAt); at != "" {
+			stepDone = func(name string) {
+				if name == at {
+					_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+					select {}
+				}
+			}
+		}
 		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())

@@ -93,12 +93,20 @@ func serve(ctx context.Context, c *config.Config, log *zap.Logger) error {
 // open opens the store and the sockets, and makes what serves them.
 func (s *server) open(background context.Context, began time.Time, left *legacy) (err error) {
 	c := s.config
-	s.store, err = volume.Open(volume.Options{Dir: c.Server.DataDir, Logger: s.log.Named("store"), SegmentBytes: c.Store.SegmentSize,
+	var ends uint64
+	step := func(string) {}
+	if left != nil {
+		ends, step = left.LogEnds, left.Steps.mark
+		left.Steps.markAt("program started", programStarted)
+		step("configuration read")
+	}
+	s.store, err = volume.Open(volume.Options{LogEndsBefore: ends, Step: step, Dir: c.Server.DataDir, Logger: s.log.Named("store"), SegmentBytes: c.Store.SegmentSize,
 		MapCacheBytes: c.Store.MapCacheSize, PageCacheBytes: c.Store.PageCacheSize, CommitInterval: c.Store.CommitInterval,
 		SpareSegments: int(c.Store.SpareSegments), ReserveBytes: c.Store.ReserveSize, MakeRoom: s.makeRoom, OnGarbage: s.wakeCollector, OnSealed: s.segmentSealed})
 	if err != nil {
 		return err
 	}
+	step("store opened")
 	s.health = health{s.store}
 	s.activity = activity.New(activity.Options{Identify: identify, Slow: c.NBD.SlowRequest, Logger: s.log.Named("slow")})
 	s.collector.Store(gc.New(s.store, gc.Options{Logger: s.log.Named("gc"), CleanBelow: float64(c.GC.CleanBelow) / 100, Interval: c.GC.Interval,

@@ -23,7 +23,7 @@ const (
 	// upgradeEnv names the descriptor of the legacy, for the next program.
 	upgradeEnv = "SLACKERD_UPGRADE_FD"
 	// legacyVersion is the version of the legacy's form.
-	legacyVersion  = 1
+	legacyVersion  = 2
 	maxLegacyBytes = 64 << 20
 	// upgradeRehearsal bounds the trial of the new program, upgradePatience how
 	// long commands in flight may take before their connections are cut.
@@ -34,9 +34,11 @@ const (
 // legacy is what one program leaves to the next, which runs in the same
 // process: descriptors by number.
 type legacy struct {
-	Version int          `json:"version"`
-	Began   time.Time    `json:"began"` // when clients began to wait
-	NBD     []int        `json:"nbd"`   // listening sockets
+	Version int   `json:"version"`
+	Steps   steps `json:"steps"` // since clients began to wait
+	// LogEnds is the first record that the log does not have.
+	LogEnds uint64       `json:"log_ends"`
+	NBD     []int        `json:"nbd"` // listening sockets
 	API     []int        `json:"api"`
 	Conns   []legacyConn `json:"conns"`
 }
@@ -206,10 +208,10 @@ func (s *server) upgrade(stopBackground func()) (err error) {
 	if err := s.http.Shutdown(ctx); err != nil {
 		s.log.Warn("API requests were cut: they took too long to finish", zap.Error(err), zap.NamedError("close", s.http.Close()))
 	}
-	if err := s.store.Flush(ctx); err != nil {
+	if err := s.store.Prepare(ctx); err != nil {
 		s.log.Warn("the store could not be brought up to date before the upgrade", zap.Error(err))
 	}
-	l.Began = time.Now()
+	l.Steps.mark("begin")
 	ctx, cancel = context.WithTimeout(context.Background(), upgradePatience)
 	defer cancel()
 	for _, h := range s.nbd.Handover(ctx) {
@@ -222,14 +224,14 @@ func (s *server) upgrade(stopBackground func()) (err error) {
 		l.Conns = append(l.Conns, legacyConn{FD: fd, Export: h.Export, SizeBytes: h.SizeBytes, Flags: h.Flags,
 			Headers: h.Headers, Contexts: h.Contexts, Input: h.Input})
 	}
-	drained := time.Now()
+	l.Steps.mark("connections stopped")
 	s.running.Wait()
-	if err := s.closeStore(); err != nil {
-		return block.Wrap(block.IO, err, "upgrade")
+	if l.LogEnds, err = s.store.Leave(); err == nil {
+		s.log.Info("upgrading", zap.String("program", s.upgrader.program), zap.Int("connections", len(l.Conns)))
+		l.Steps.mark("store left")
+		err = s.upgrader.replace(l)
 	}
-	s.log.Info("upgrading", zap.String("program", s.upgrader.program), zap.Int("connections", len(l.Conns)),
-		zap.Duration("drained", drained.Sub(l.Began)), zap.Duration("closed", time.Since(drained)))
-	return s.upgrader.replace(l)
+	return block.Wrap(block.IO, errors.Join(err, s.closeStore()), "upgrade")
 }
 
 // adopt goes on with the connections of the program before.
@@ -244,5 +246,6 @@ func (s *server) adopt(l *legacy) {
 			s.log.Warn("a connection could not be taken over", zap.Error(err))
 		}
 	}
-	s.log.Info("upgraded", zap.Int("connections", len(l.Conns)), zap.Duration("pause", time.Since(l.Began)))
+	l.Steps.mark("connections taken over")
+	s.log.Info("upgraded", zap.Int("connections", len(l.Conns)), zap.Duration("pause", l.Steps.whole()), zap.Stringer("steps", l.Steps))
 }
