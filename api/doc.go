@@ -25,4 +25,4 @@
 // or given another meaning.
 package api
 
-//go:generate protoc -I slacker/v1 --go_out=slacker/v1 --go_opt=paths=source_relative --connect-go_out=slacker/v1 --connect-go_opt=paths=source_relative slacker.proto
+//go:generate go run ./generate

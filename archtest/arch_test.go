@@ -71,6 +71,7 @@ var mayImport = map[string][]string{
 	"nbdserver/nbdtest":               {"block", "nbdserver"},
 	"nbdclient":                       {"block"},
 	"api":                             {"block", "api/slacker/v1", "api/slacker/v1/slackerv1connect"},
+	"api/generate":                    {},
 	"apiserver":                       {"block", "access", "volume", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect"},
 	"api/slacker/v1":                  {},
 	"api/slacker/v1/slackerv1connect": {"api/slacker/v1"},
