@@ -89,6 +89,10 @@ bench-depth: ## measure first, second and random reads at depth 1 and 1,000, by 
 bench-sweep: ## time snapshot, clone and delete over sizes, extents, depths and numbers of volumes
 	$(GO) test ./bench -run '^$$' -bench BenchmarkSweep -benchtime 1x -v
 
+.PHONY: bench-upgrades
+bench-upgrades: build ## measure how long clients wait while slackerd is upgraded, by step
+	$(GO) run ./bench/upgrades -slackerd bin/slackerd
+
 .PHONY: bench-collect
 bench-collect: ## measure what the collector costs clients that read and overwrite at full speed
 	$(GO) test ./bench -run '^$$' -bench BenchmarkCollect -benchtime 1x -v

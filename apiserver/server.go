@@ -25,6 +25,8 @@ type Options struct {
 	// Activity says what NBD connections did; nil: nothing. An answer
 	// without a time gets that of the clock.
 	Activity func() *slackerv1.Activity
+	// Upgrader replaces the program; nil: nothing does.
+	Upgrader Upgrader
 	Log      *zap.Logger
 	// Access says who may do what; nil: everybody everything.
 	Access *access.Policy

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/volume"
 )
 
@@ -80,6 +81,15 @@ type ScrubState struct {
 	Damage                  []Damage
 	More                    uint64
 	Problem                 string
+}
+
+// Upgrader replaces the server's program by the one that is installed.
+type Upgrader interface {
+	// Upgrade begins an upgrade once the installed program has accepted the
+	// configuration, and returns its version.
+	Upgrade(ctx context.Context) (installed string, err error)
+	// LastUpgrade is the last one of this process, nil if there was none.
+	LastUpgrade() *slackerv1.Upgrade
 }
 
 // Scrubber verifies the store in the background.

@@ -32,6 +32,9 @@ func (s *Server) GetStatus(ctx context.Context, _ *connect.Request[slackerv1.Get
 		DataBytes: st.DataBytes, SegmentBytes: st.SegmentBytes, ReclaimableBytes: st.ReclaimableBytes,
 		CapacityBytes: st.CapacityBytes, FreeBytes: st.FreeBytes, ReserveBytes: st.ReserveBytes, Short: st.Short,
 	}
+	if s.opts.Upgrader != nil {
+		out.Upgrade = s.opts.Upgrader.LastUpgrade()
+	}
 	if st.Fault != nil {
 		out.ReadOnly, out.Fault = true, st.Fault.Error()
 	}

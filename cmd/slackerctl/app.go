@@ -113,7 +113,7 @@ immutable state of one, and a clone is a volume that starts as a snapshot.`,
 	flags.BoolVar(&a.json, "json", false, "answer with one JSON object, for programs")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no confirmations")
 	root.AddCommand(a.volume(), a.snapshot(), a.clone(), a.image(), a.attachment(), a.certs(),
-		a.status(), a.top(), a.check(), a.scrub(), a.gc(), a.version(), a.completion(), a.man())
+		a.status(), a.serverNoun(), a.top(), a.check(), a.scrub(), a.gc(), a.version(), a.completion(), a.man())
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(a.help())
 	root.SetHelpTemplate(`{{with or .Long .Short}}{{. | trimTrailingWhitespaces}}{{end}}

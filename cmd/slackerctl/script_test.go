@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // serveMem starts an API server over a store in memory.
 func serveMem(store *memStore) (*httptest.Server, error) {
 	s, err := apiserver.NewServer(store, apiserver.Options{Version: "1.2.3", DataDir: "/data", NBDAddresses: []string{"tcp://127.0.0.1:10809"},
-		Started: epoch, Checker: store, Collector: store, Scrubber: store, Activity: store.activity, Log: zap.NewNop()})
+		Started: epoch, Checker: store, Collector: store, Scrubber: store, Upgrader: &fakeUpgrader{store: store}, Activity: store.activity, Log: zap.NewNop()})
 	if err != nil {
 		return nil, err
 	}
@@ -37,6 +38,23 @@ func serveMem(store *memStore) (*httptest.Server, error) {
 	mux.Handle(path, h)
 	return httptest.NewServer(mux), nil
 }
+
+// fakeUpgrader is done at once.
+type fakeUpgrader struct {
+	store *memStore
+	last  atomic.Pointer[slackerv1.Upgrade]
+}
+
+func (f *fakeUpgrader) Upgrade(context.Context) (string, error) {
+	f.store.mu.Lock()
+	defer f.store.mu.Unlock()
+	if f.store.broken == nil {
+		f.last.Store(&slackerv1.Upgrade{Count: f.last.Load().GetCount() + 1, From: "1.2.2", PauseMicros: 45600, Connections: 3})
+	}
+	return "1.2.3", f.store.broken
+}
+
+func (f *fakeUpgrader) LastUpgrade() *slackerv1.Upgrade { return f.last.Load() }
 
 // TestScripts runs testdata/script. Each script has a server and a store of its
 // own. The commands beside testscript's:

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // notifier talks to the service manager, if there is one.
@@ -15,6 +17,17 @@ func (n notifier) send(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		n.log.Warn("tell the service manager", zap.String("state", state), zap.Error(err))
 	}
+}
+
+// reloading says that the program is being replaced; being ready is said by the
+// next one, in the same process.
+func (n notifier) reloading() {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		n.log.Warn("tell the service manager", zap.Error(err))
+		return
+	}
+	n.send(fmt.Sprintf("%s\nMONOTONIC_USEC=%d\nSTATUS=replacing the program", daemon.SdNotifyReloading, now.Nano()/1000))
 }
 
 // watchdog says "alive" at half the interval that the service manager asks

@@ -19,8 +19,9 @@ func newServe() *cobra.Command {
 		Long: "Serve opens the store in the data directory, making it if there is none, and serves it until SIGTERM or\n" +
 			"SIGINT. A second signal ends it at once; so may SIGKILL: nothing that was flushed is lost.\n\n" +
 			"It takes over sockets named nbd and api from a service manager (LISTEN_FDS), reports to it (NOTIFY_SOCKET)\n" +
-			"and feeds its watchdog. SIGUSR2 replaces the program by the one that is installed now, in the same process: sockets\n" +
-			"and the connections of clients in plaintext stay open, those with TLS connect again. The API addresses also have /metrics, /healthz and /readyz.\n" + exitHelp,
+			"and feeds its watchdog. SIGUSR2, or slackerctl server upgrade, replaces the program by the one that is installed now,\n" +
+			"in the same process: sockets and the connections of clients in plaintext stay open, those with TLS connect again.\n" +
+			"SIGHUP reads certificates again. The API addresses also have /metrics, /healthz and /readyz.\n" + exitHelp,
 		Example: "  slackerd serve\n" +
 			"  slackerd serve --data-dir /srv/slacker --nbd-listen unix:///run/slacker/nbd.sock --api-listen unix:///run/slacker/api.sock\n" +
 			"  slackerd serve --config /etc/slacker/slackerd.yaml --log-level debug",

@@ -70,16 +70,12 @@ func serve(ctx context.Context, c *config.Config, log *zap.Logger) error {
 		zap.Strings("nbd", nbd), zap.Strings("api", apis), zap.Duration("took", time.Since(began)))
 	notify.send(daemon.SdNotifyReady + "\nSTATUS=serving NBD on " + strings.Join(nbd, " ") + ", API on " + strings.Join(apis, " "))
 
-	asked := make(chan struct{})
-	s.background(func() {
-		if s.upgrader.await(background) {
-			close(asked)
-		}
-	})
+	s.background(func() { s.upgrader.listen(background) })
 	select {
 	case <-ctx.Done():
 	case err = <-s.failed:
-	case <-asked:
+	case <-s.upgrader.asked:
+		notify.reloading()
 		return s.upgrade(stopBackground)
 	}
 	notify.send(daemon.SdNotifyStopping)
@@ -143,7 +139,7 @@ func (s *server) makeServers(background context.Context, began time.Time) (err e
 	}
 	u := upkeep{store: s.store, collector: s.collector.Load(), scrubber: s.scrubber, stopping: background}
 	admin, err := apiserver.NewServer(s.store, apiserver.Options{Version: versionText(), DataDir: s.config.Server.DataDir, NBDAddresses: advertise,
-		Started: began, Checker: u, Collector: u, Scrubber: u, Activity: func() *slackerv1.Activity { return activityOf(s.activity) },
+		Started: began, Checker: u, Collector: u, Scrubber: u, Upgrader: s.upgrader, Activity: func() *slackerv1.Activity { return activityOf(s.activity) },
 		Access: s.config.Access.Policy, Log: s.log.Named("api")})
 	if err != nil {
 		return err

@@ -10,13 +10,18 @@ import (
 	"os/exec"
 	"os/signal"
 	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/nbdserver"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 const (
@@ -37,10 +42,13 @@ type legacy struct {
 	Version int   `json:"version"`
 	Steps   steps `json:"steps"` // since clients began to wait
 	// LogEnds is the first record that the log does not have.
-	LogEnds uint64       `json:"log_ends"`
-	NBD     []int        `json:"nbd"` // listening sockets
-	API     []int        `json:"api"`
-	Conns   []legacyConn `json:"conns"`
+	LogEnds uint64 `json:"log_ends"`
+	// Upgrades counts those so far, From is the version that runs until now.
+	Upgrades uint64       `json:"upgrades"`
+	From     string       `json:"from"`
+	NBD      []int        `json:"nbd"` // listening sockets
+	API      []int        `json:"api"`
+	Conns    []legacyConn `json:"conns"`
 }
 
 type legacyConn struct {
@@ -54,11 +62,15 @@ type legacyConn struct {
 }
 
 // upgrader replaces the running program by the one that is installed now, on
-// SIGUSR2, without closing sockets or the connections of plaintext clients.
+// SIGUSR2 or when the API asks, without closing sockets or the connections of
+// plaintext clients.
 type upgrader struct {
 	log     *zap.Logger
 	signals chan os.Signal
 	program string
+	trial   sync.Mutex    // one at a time
+	asked   chan struct{} // closed once the program is to be replaced
+	last    atomic.Pointer[slackerv1.Upgrade]
 }
 
 func newUpgrader(log *zap.Logger) (*upgrader, error) {
@@ -66,38 +78,62 @@ func newUpgrader(log *zap.Logger) (*upgrader, error) {
 	if err != nil {
 		return nil, block.Errorf(block.Internal, "find the running program: %w", err)
 	}
-	u := &upgrader{log: log, signals: make(chan os.Signal, 1), program: program}
+	u := &upgrader{log: log, signals: make(chan os.Signal, 1), program: program, asked: make(chan struct{})}
 	signal.Notify(u.signals, syscall.SIGUSR2)
 	return u, nil
 }
 
-// await returns once the program is to be replaced, or ctx ends. A program that
-// does not accept the present configuration is not worth the trial.
-func (u *upgrader) await(ctx context.Context) bool {
+// listen begins an upgrade for each signal, until one succeeds or ctx ends.
+func (u *upgrader) listen(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return
+		case <-u.asked:
+			return
 		case <-u.signals:
 		}
-		if err := u.rehearse(ctx); err != nil {
+		if _, err := u.Upgrade(ctx); err != nil {
 			u.log.Error("no upgrade: the installed program does not start", zap.String("program", u.program), zap.Error(err))
-			continue
 		}
-		return true
 	}
 }
 
-// rehearse lets the new program read the configuration.
-func (u *upgrader) rehearse(ctx context.Context) error {
+// Upgrade begins to replace the program. One that does not accept the present
+// configuration is not worth the trial.
+func (u *upgrader) Upgrade(ctx context.Context) (installed string, err error) {
+	u.trial.Lock()
+	defer u.trial.Unlock()
+	select {
+	case <-u.asked:
+		return "", block.Errorf(block.Busy, "upgrade: one has begun already")
+	default:
+	}
+	if installed, err = u.rehearse(ctx); err != nil {
+		return "", err
+	}
+	close(u.asked)
+	return installed, nil
+}
+
+// LastUpgrade is the one that this program came by, nil if it came by none.
+func (u *upgrader) LastUpgrade() *slackerv1.Upgrade { return u.last.Load() }
+
+// rehearse lets the new program read the configuration, and asks its version.
+func (u *upgrader) rehearse(ctx context.Context) (installed string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, upgradeRehearsal)
 	defer cancel()
 	args := append([]string{"config", "check"}, os.Args[2:]...) // os.Args[1] is serve
 	out, err := exec.CommandContext(ctx, u.program, args...).CombinedOutput()
 	if err != nil {
-		return block.Errorf(block.Invalid, "%s config check: %w: %.500s", u.program, err, out)
+		return "", block.Errorf(block.Invalid, "upgrade: %s config check: %w: %.500s", u.program, err, out)
 	}
-	return nil
+	out, err = exec.CommandContext(ctx, u.program, "version").Output()
+	if err != nil {
+		return "", block.Errorf(block.Invalid, "upgrade: %s version: %w", u.program, err)
+	}
+	installed, _, _ = strings.Cut(strings.TrimPrefix(string(out), "slackerd "), " (format")
+	return installed, nil
 }
 
 // replace runs the new program in this process, with the legacy. It returns
@@ -195,7 +231,7 @@ func duplicate(c syscall.Conn) (fd int, err error) {
 // new program. The store is brought up to date before clients begin to wait, so
 // that opening it has little to replay.
 func (s *server) upgrade(stopBackground func()) (err error) {
-	l := &legacy{Version: legacyVersion}
+	l := &legacy{Version: legacyVersion, Upgrades: s.upgrader.LastUpgrade().GetCount() + 1, From: versionText()}
 	if l.NBD, err = keep(s.sockets.nbd); err == nil {
 		l.API, err = keep(s.sockets.api)
 	}
@@ -247,5 +283,7 @@ func (s *server) adopt(l *legacy) {
 		}
 	}
 	l.Steps.mark("connections taken over")
+	s.upgrader.last.Store(&slackerv1.Upgrade{Count: l.Upgrades, From: l.From, Finished: timestamppb.Now(),
+		PauseMicros: uint64(l.Steps.whole().Microseconds()), Connections: uint64(len(l.Conns))})
 	s.log.Info("upgraded", zap.Int("connections", len(l.Conns)), zap.Duration("pause", l.Steps.whole()), zap.Stringer("steps", l.Steps))
 }

@@ -36,6 +36,7 @@ func TestUpgrade(t *testing.T) {
 			}
 		})
 	}
+	searches := strings.Count(p.text(), `"log ends"`)
 	for n := 1; n <= 3; n++ {
 		if err := p.cmd.Process.Signal(syscall.SIGUSR2); err != nil {
 			t.Fatal(err)
@@ -44,6 +45,9 @@ func TestUpgrade(t *testing.T) {
 	}
 	stop.Store(true)
 	wg.Wait()
+	if n := strings.Count(p.text(), `"log ends"`); n != searches {
+		t.Errorf("the new programs searched the rest of the log %d times, and were told where it ends", n-searches)
+	}
 	for line := range strings.Lines(p.text()) {
 		if strings.Contains(line, `"upgraded"`) {
 			t.Log(strings.TrimSpace(line))

@@ -109,6 +109,9 @@ const (
 	// AdminServiceGetActivityProcedure is the fully-qualified name of the AdminService's GetActivity
 	// RPC.
 	AdminServiceGetActivityProcedure = "/slacker.v1.AdminService/GetActivity"
+	// AdminServiceUpgradeServerProcedure is the fully-qualified name of the AdminService's
+	// UpgradeServer RPC.
+	AdminServiceUpgradeServerProcedure = "/slacker.v1.AdminService/UpgradeServer"
 )
 
 // AdminServiceClient is a client for the slacker.v1.AdminService service.
@@ -152,6 +155,10 @@ type AdminServiceClient interface {
 	// What NBD connections did, by volume and snapshot: counts that grow, from
 	// which two answers make rates. Leaves out what may not be read.
 	GetActivity(context.Context, *connect.Request[v1.GetActivityRequest]) (*connect.Response[v1.Activity], error)
+	// UpgradeServer replaces the server's program by the one that is installed, as
+	// SIGUSR2 does. It answers once that program has accepted the configuration; the
+	// upgrade begins right after. The count in GetStatus tells when it is done.
+	UpgradeServer(context.Context, *connect.Request[v1.UpgradeServerRequest]) (*connect.Response[v1.UpgradeServerResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the slacker.v1.AdminService service. By default, it
@@ -327,6 +334,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("GetActivity")),
 			connect.WithClientOptions(opts...),
 		),
+		upgradeServer: connect.NewClient[v1.UpgradeServerRequest, v1.UpgradeServerResponse](
+			httpClient,
+			baseURL+AdminServiceUpgradeServerProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("UpgradeServer")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -359,6 +372,7 @@ type adminServiceClient struct {
 	stopScrub       *connect.Client[v1.StopScrubRequest, v1.Scrub]
 	getScrub        *connect.Client[v1.GetScrubRequest, v1.Scrub]
 	getActivity     *connect.Client[v1.GetActivityRequest, v1.Activity]
+	upgradeServer   *connect.Client[v1.UpgradeServerRequest, v1.UpgradeServerResponse]
 }
 
 // CreateVolume calls slacker.v1.AdminService.CreateVolume.
@@ -496,6 +510,11 @@ func (c *adminServiceClient) GetActivity(ctx context.Context, req *connect.Reque
 	return c.getActivity.CallUnary(ctx, req)
 }
 
+// UpgradeServer calls slacker.v1.AdminService.UpgradeServer.
+func (c *adminServiceClient) UpgradeServer(ctx context.Context, req *connect.Request[v1.UpgradeServerRequest]) (*connect.Response[v1.UpgradeServerResponse], error) {
+	return c.upgradeServer.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the slacker.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Volumes.
@@ -537,6 +556,10 @@ type AdminServiceHandler interface {
 	// What NBD connections did, by volume and snapshot: counts that grow, from
 	// which two answers make rates. Leaves out what may not be read.
 	GetActivity(context.Context, *connect.Request[v1.GetActivityRequest]) (*connect.Response[v1.Activity], error)
+	// UpgradeServer replaces the server's program by the one that is installed, as
+	// SIGUSR2 does. It answers once that program has accepted the configuration; the
+	// upgrade begins right after. The count in GetStatus tells when it is done.
+	UpgradeServer(context.Context, *connect.Request[v1.UpgradeServerRequest]) (*connect.Response[v1.UpgradeServerResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -708,6 +731,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("GetActivity")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceUpgradeServerHandler := connect.NewUnaryHandler(
+		AdminServiceUpgradeServerProcedure,
+		svc.UpgradeServer,
+		connect.WithSchema(adminServiceMethods.ByName("UpgradeServer")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/slacker.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceCreateVolumeProcedure:
@@ -764,6 +793,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceGetScrubHandler.ServeHTTP(w, r)
 		case AdminServiceGetActivityProcedure:
 			adminServiceGetActivityHandler.ServeHTTP(w, r)
+		case AdminServiceUpgradeServerProcedure:
+			adminServiceUpgradeServerHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -879,4 +910,8 @@ func (UnimplementedAdminServiceHandler) GetScrub(context.Context, *connect.Reque
 
 func (UnimplementedAdminServiceHandler) GetActivity(context.Context, *connect.Request[v1.GetActivityRequest]) (*connect.Response[v1.Activity], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.GetActivity is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) UpgradeServer(context.Context, *connect.Request[v1.UpgradeServerRequest]) (*connect.Response[v1.UpgradeServerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.UpgradeServer is not implemented"))
 }
