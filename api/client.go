@@ -1,8 +1,10 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -114,9 +116,33 @@ type reachable struct {
 
 func (t *reachable) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(r)
+	if err == nil && r.URL.Scheme == "http" && wantsTLS(resp) {
+		return nil, &block.Error{Kind: block.Invalid, Text: "the server at " + t.addr +
+			" takes TLS only: want https://HOST:PORT and certificates (--tls-ca, --tls-cert, --tls-key)"}
+	}
 	if err == nil || r.Context().Err() != nil {
 		return resp, err
 	}
 	return nil, &block.Error{Kind: block.Unavailable, Err: err, Text: "no answer from a server at " + t.addr + " (" + err.Error() +
 		"): want a running slackerd there; start it with slackerd serve, or name another address"}
+}
+
+// wantsTLS reports whether an answer is what Go's HTTP server gives to plaintext
+// where it speaks TLS. The body of such an answer is closed, of others untouched.
+func wantsTLS(resp *http.Response) bool {
+	if resp.StatusCode != http.StatusBadRequest || resp.ContentLength >= 0 || resp.Header.Get("Content-Type") != "" {
+		return false
+	}
+	const begin = "Client sent an HTTP request to an HTTPS server"
+	got := make([]byte, len(begin))
+	n, _ := io.ReadFull(resp.Body, got)
+	if string(got[:n]) == begin {
+		_ = resp.Body.Close()
+		return true
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(got[:n]), resp.Body), resp.Body}
+	return false
 }

@@ -16,6 +16,7 @@ import (
 type Worker struct {
 	Config
 	store store
+	boot  string // of the running kernel
 }
 
 // New returns a worker; c comes from DefaultConfig.
@@ -28,7 +29,7 @@ func New(c Config) (*Worker, error) {
 		// first one has at the server for left over.
 		c.Worker += ":" + c.StateDir
 	}
-	return &Worker{Config: c, store: store{c.StateDir}}, nil
+	return &Worker{Config: c, store: store{c.StateDir}, boot: bootID()}, nil
 }
 
 // Attached is an attached target.
@@ -123,7 +124,7 @@ func (w *Worker) Attach(ctx context.Context, target string, o AttachOptions) (*A
 // another, or (nil, nil) left over and to be cleared.
 func (w *Worker) again(ctx context.Context, s *state, o AttachOptions) (*Attached, error) {
 	d := w.driver(s.Driver)
-	if s.Phase != phaseAttached || d.healthy(ctx, s, w.Executable) != nil {
+	if s.Phase != phaseAttached || w.earlierBoot(s) || d.healthy(ctx, s, w.Executable) != nil {
 		return nil, nil
 	}
 	err := w.step("confirm the attachment", func() error { return w.confirmAtServer(ctx, s) })
@@ -164,7 +165,7 @@ func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, old 
 		return nil, err
 	}
 	s := &state{Version: stateVersion, Target: target, Nonce: rand.Text(), Phase: phaseAttaching, Driver: name, Server: w.Server,
-		Worker: w.Worker, ReadOnly: o.ReadOnly, Connections: o.Connections,
+		Worker: w.Worker, Boot: w.boot, ReadOnly: o.ReadOnly, Connections: o.Connections,
 		TLSCA: w.TLS.CA, TLSCert: w.TLS.Cert, TLSKey: w.TLS.Key, Created: time.Now().UTC(),
 		RequestSeconds: int(w.RequestTimeout / time.Second), DeadSeconds: int(w.DeadTimeout / time.Second)}
 	if s.Connections == 0 {

@@ -95,7 +95,7 @@ func (w *Worker) tearDown(ctx context.Context, s *state, force bool) error {
 	d := w.driver(s.Driver)
 	// A health check may start the agent anew, which is wanted here: what is
 	// cached must still reach the server.
-	alive := d.healthy(ctx, s, w.Executable) == nil
+	alive := !w.earlierBoot(s) && d.healthy(ctx, s, w.Executable) == nil
 	device, err := d.device(s)
 	if err != nil {
 		return err

@@ -41,4 +41,7 @@
 //     nothing to the server before the server has accepted a connection of every
 //     slot, and only then asks the kernel for what was in flight: so the server
 //     has fenced all that the dead daemon sent before it sees it again.
+//  8. A state of an earlier boot (bootIDFile) is of no device of this kernel. It
+//     starts no agent; detach, list --clean and a new attach end what the server
+//     still has of it.
 package worker

@@ -23,6 +23,7 @@ func TestAgentWaitsForTheWord(t *testing.T) {
 	if _, err := told.begin(t.Context()); !block.Is(err, block.Fenced) || !strings.Contains(err.Error(), "the attach that started it is gone") {
 		t.Errorf("an agent without a state: %v", err)
 	}
+	<-told.ended // it says why before it ends
 	select {
 	case <-waiting.ended:
 		t.Errorf("an agent that nobody told anything has ended: %v: %s", waiting.exit, a.lastWords())

@@ -87,7 +87,9 @@ func (w *Worker) row(ctx context.Context, s *state, byID map[string]*slackerv1.A
 		return Row{}, err
 	}
 	defer unlock()
-	if s.Phase != phaseAttached {
+	if w.earlierBoot(s) {
+		r.Condition, r.Why = ConditionStale, "of an earlier boot of this host"
+	} else if s.Phase != phaseAttached {
 		r.Condition, r.Why = ConditionStale, s.Phase+" was interrupted"
 	} else if err := d.healthy(ctx, s, w.Executable); err != nil {
 		r.Condition, r.Why = ConditionStale, err.Error()

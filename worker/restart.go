@@ -72,7 +72,7 @@ func (w *Worker) restart(ctx context.Context, target string) (Restarted, error) 
 	switch {
 	case err != nil:
 		return Restarted{}, err
-	case s == nil || s.Phase != phaseAttached:
+	case s == nil || s.Phase != phaseAttached || w.earlierBoot(s):
 		return Restarted{}, block.Errorf(block.NotFound, "restart: %s is not attached here", target)
 	}
 	// This starts an agent that is missing and may be started.

@@ -63,12 +63,32 @@ type state struct {
 	MountDir     string    `json:"mount_dir,omitempty"`
 	MadeMountDir bool      `json:"made_mount_dir,omitempty"`
 	Created      time.Time `json:"created"`
+	// Boot is the boot id of the kernel that has the device; "" is not known.
+	Boot string `json:"boot,omitempty"`
 
 	device string // made by this process just now; the kernel may know better later
 }
 
 func (s *state) requestTimeout() time.Duration { return time.Duration(s.RequestSeconds) * time.Second }
 func (s *state) deadTimeout() time.Duration    { return time.Duration(s.DeadSeconds) * time.Second }
+
+// bootIDFile has a number that is another after each boot.
+const bootIDFile = "/proc/sys/kernel/random/boot_id"
+
+// bootID returns the boot id of the running kernel, "" if it has none.
+func bootID() string {
+	b, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// earlierBoot reports whether the state is from before this host was started: of
+// what it speaks of, only the attachment at the server can be left.
+func (w *Worker) earlierBoot(s *state) bool {
+	return s.Boot != "" && w.boot != "" && s.Boot != w.boot
+}
 
 // secure gives the TLS configuration of connections, nil without TLS.
 func (s *state) secure() func() (*tls.Config, error) {

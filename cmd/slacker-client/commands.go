@@ -101,8 +101,9 @@ func listCommand(f *flags) *cobra.Command {
 		Use:   "list",
 		Short: "list what is attached here",
 		Long: `list shows what is attached to this host, each entry checked against the
-kernel and the server. What is stale was left by something that was killed, or
-taken over by another worker; --clean removes it.`,
+kernel and the server. What is stale was left by something that was killed, is of an
+earlier boot of this host, or was taken over by another worker; --clean removes it, here
+and at the server.`,
 		Example: "  slacker-client list --json\n  slacker-client list --clean",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

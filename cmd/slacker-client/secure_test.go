@@ -48,11 +48,12 @@ type secureServer struct {
 	cmd      *exec.Cmd
 	done     chan struct{}   // closed when it has ended
 	said     strings.Builder // by the clients
+	state    string          // the state directory of the worker, below dir
 }
 
 func newSecureServer(t *testing.T) *secureServer {
 	t.Helper()
-	s := &secureServer{t: t, dir: t.TempDir(), nbd: "tcp://127.0.0.1:0", api: "tcp://127.0.0.1:0"}
+	s := &secureServer{t: t, dir: t.TempDir(), nbd: "tcp://127.0.0.1:0", api: "tcp://127.0.0.1:0", state: "state"}
 	s.bin = filepath.Join(s.dir, "slackerd")
 	if out, err := exec.Command("go", "build", "-o", s.bin, "github.com/slackerd/slacker/cmd/slackerd").CombinedOutput(); err != nil {
 		t.Fatalf("build slackerd: %v\n%s", err, out)
@@ -146,7 +147,7 @@ func (s *secureServer) client(name string, args ...string) (out string, status i
 		f := s.files(name)
 		args = append(args, "--tls-ca", f.CA, "--tls-cert", f.Cert, "--tls-key", f.Key)
 	}
-	cmd := exec.Command(self, append(args, "--server", s.api, "--state-dir", filepath.Join(s.dir, "state"))...)
+	cmd := exec.Command(self, append(args, "--server", s.api, "--state-dir", filepath.Join(s.dir, s.state))...)
 	cmd.Env = append(os.Environ(), asClient+"=1", "GORACE=atexit_sleep_ms=0")
 	b, err := cmd.CombinedOutput()
 	var ended *exec.ExitError

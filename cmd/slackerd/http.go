@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	stdlog "log"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -98,5 +99,5 @@ func newHTTP(apiPath string, apiHandler http.Handler, policy *access.Policy, h h
 		return ctx
 	}
 	return &http.Server{Handler: identified(mux), ConnContext: connected, Protocols: protocols, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeaderBytes, ErrorLog: zap.NewStdLog(log)}
+		MaxHeaderBytes: maxHeaderBytes, ErrorLog: stdlog.New(&httpLog{log: log, now: time.Now}, "", 0)}
 }

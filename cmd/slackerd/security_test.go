@@ -67,8 +67,9 @@ func TestSecureServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := plain.ListVolumes(ctx, connect.NewRequest(&slackerv1.ListVolumesRequest{})); err == nil {
-		t.Error("the API answers in plaintext")
+	_, err = plain.ListVolumes(ctx, connect.NewRequest(&slackerv1.ListVolumesRequest{}))
+	if err = api.FromConnect(err); !block.Is(err, block.Invalid) || !strings.Contains(err.Error(), "takes TLS only") {
+		t.Errorf("the API asked in plaintext: %v, want that it takes TLS only", err)
 	}
 	nbdOfSecureServer(ctx, t, p.nbd[0], files("worker").Client)
 	if status := p.end(syscall.SIGTERM); status != 0 {
