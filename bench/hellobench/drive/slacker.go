@@ -71,15 +71,12 @@ func (d *slackerDriver) Run(ctx context.Context, i Image, id string) (*Started, 
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return "", nil, err
 		}
-		if err := d.bed.ctlFrom(ctx, d.bed.Link.Worker, nil, "clone", d.bed.source(i), volume); err != nil {
-			return "", nil, err
+		remove := func() error { return d.bed.ctl(context.Background(), nil, "volume", "rm", volume) }
+		if err := d.client(ctx, "attach", volume, "--clone", d.bed.source(i), "--mount", dir); err != nil {
+			return "", nil, errors.Join(err, os.RemoveAll(dir))
 		}
 		undo := func() error {
-			ctx := context.Background()
-			return errors.Join(d.client(ctx, "detach", volume), d.bed.ctl(ctx, nil, "volume", "rm", volume), os.RemoveAll(dir))
-		}
-		if err := d.client(ctx, "attach", volume, "--mount", dir); err != nil {
-			return "", nil, errors.Join(err, d.bed.ctl(context.Background(), nil, "volume", "rm", volume))
+			return errors.Join(d.client(context.Background(), "detach", volume), remove(), os.RemoveAll(dir))
 		}
 		return dir, undo, nil
 	})
