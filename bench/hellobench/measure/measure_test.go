@@ -94,6 +94,8 @@ func TestExpected(t *testing.T) {
 	known := []Record{r("redis", "a", 2), r("redis", "a", 4), failed, r("gcc", "b", 9)}
 	slow := r("redis", "a", 0)
 	slow.Link = "100m"
+	later := r("redis", "a", 0)
+	later.Round = 2
 	for _, c := range []struct {
 		todo []Record
 		want time.Duration
@@ -101,6 +103,7 @@ func TestExpected(t *testing.T) {
 		{nil, 0},
 		{[]Record{r("redis", "a", 0)}, 3 * time.Second},
 		{[]Record{r("gcc", "a", 0)}, 5 * time.Second}, // of its kind and link
+		{[]Record{later}, 3 * time.Second},
 		{[]Record{slow}, unknownSeconds * time.Second},
 		{[]Record{r("redis", "a", 0), r("gcc", "b", 0)}, 12 * time.Second},
 	} {
