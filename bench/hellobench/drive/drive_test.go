@@ -61,9 +61,11 @@ func newTestBed(t *testing.T) *Bed {
 }
 
 // pushBusybox pushes an image of busybox.
-func pushBusybox(t *testing.T, b *Bed) {
+func pushBusybox(t *testing.T, b *Bed) { pushBusyboxAs(t, b, "busybox") }
+
+func pushBusyboxAs(t *testing.T, b *Bed, name string) {
 	t.Helper()
-	ref, err := Ref(b.Registry, "", "busybox")
+	ref, err := Ref(b.Registry, "", name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +112,56 @@ func TestDrivers(t *testing.T) {
 				t.Errorf("still mounted: %v", left)
 			}
 		})
+	}
+}
+
+// TestKeepsFewBases wants a driver that keeps some images to let go of the one that
+// was not used for longest, and to make it again.
+func TestKeepsFewBases(t *testing.T) {
+	b := newTestBed(t)
+	d := NewQcow2(b).(*qcow2Driver)
+	d.most = 2
+	if err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Stop()
+	var all []Image
+	for _, name := range []string{"one", "two", "three"} {
+		pushBusyboxAs(t, b, name)
+		i, err := b.Lookup(t.Context(), name, tasks["a command"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Prepare(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, i)
+	}
+	for _, n := range []int{0, 1, 0, 2} { // two goes for three, since one was used again
+		if err := Keep(t.Context(), d, all[n]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(d.bases(), "*"))
+	if err != nil || len(files) != 2 || len(d.servers) != 2 || d.servers["two"] != nil {
+		t.Errorf("%v, %v, servers of %v: want one and three", files, err, d.recent)
+	}
+	if _, err := d.Run(t.Context(), all[1], "two"); err == nil || !strings.Contains(err.Error(), "not kept") {
+		t.Errorf("run of what is not kept: %v", err)
+	}
+	if err := Keep(t.Context(), d, all[1]); err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Run(t.Context(), all[1], "two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.End(t.Context()); err != nil {
+		t.Error(err)
+	}
+	d.Stop()
+	if files, err := filepath.Glob(filepath.Join(d.bases(), "*")); err != nil || len(files) > 0 {
+		t.Errorf("left: %v, %v", files, err)
 	}
 }
 

@@ -23,12 +23,13 @@ type qcow2Driver struct {
 	mu      sync.Mutex
 	servers map[string]*nbdServer // by image
 	recent  []string              // the same images, the one used last at the end
+	most    int                   // how many
 	port    int
 }
 
-// maxBases is how many images are kept as qcow2 at a time. Files of all would take
+// mostBases is how many images are kept as qcow2 at a time. Files of all would take
 // as much room as the whole set, and one is made in seconds.
-const maxBases = 6
+const mostBases = 6
 
 // nbdServer is qemu-nbd at the server's end, for one image.
 type nbdServer struct {
@@ -39,7 +40,7 @@ type nbdServer struct {
 
 // NewQcow2 is the driver "qcow2".
 func NewQcow2(b *Bed) Driver {
-	return &qcow2Driver{bed: b, servers: map[string]*nbdServer{}, port: 20000}
+	return &qcow2Driver{bed: b, servers: map[string]*nbdServer{}, most: mostBases, port: 20000}
 }
 
 func (d *qcow2Driver) Name() string { return "qcow2" }
@@ -77,7 +78,7 @@ func (d *qcow2Driver) Keep(ctx context.Context, i Image) error {
 		d.recent = append(slices.DeleteFunc(d.recent, func(name string) bool { return name == i.Name }), i.Name)
 		return nil
 	}
-	for len(d.recent) >= maxBases {
+	for len(d.recent) >= d.most {
 		oldest := d.servers[d.recent[0]]
 		oldest.process.Stop()
 		delete(d.servers, d.recent[0])

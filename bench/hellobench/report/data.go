@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/slackerd/slacker/bench/hellobench/catalog"
+	"github.com/slackerd/slacker/bench/hellobench/link"
 	"github.com/slackerd/slacker/bench/hellobench/measure"
 	"github.com/slackerd/slacker/bench/hellobench/space"
 )
@@ -80,13 +81,13 @@ func (d *Data) pick(kind measure.Kind, link string) []measure.Record {
 // this one will read.
 const learned = " learned"
 
-// links and drivers are those that were measured, in the order of measuring and of
-// the palette.
+// links and drivers are those that were measured, links from fast to slow, drivers in
+// the order of the palette.
 func (d *Data) links() []string {
 	var all []string
-	for _, r := range d.Records {
-		if !slices.Contains(all, r.Link) {
-			all = append(all, r.Link)
+	for _, l := range link.Specs {
+		if slices.ContainsFunc(d.Records, func(r measure.Record) bool { return r.Link == l.Name }) {
+			all = append(all, l.Name)
 		}
 	}
 	return all
