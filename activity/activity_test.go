@@ -80,6 +80,30 @@ func TestRowsAreBounded(t *testing.T) {
 	}
 }
 
+// TestConnections: each has its own counts, number and beginning; over a limit
+// the rest is summed.
+func TestConnections(t *testing.T) {
+	now := time.Unix(100, 0)
+	table := activity.New(activity.Options{Now: func() time.Time { return now }})
+	for i := range 4 {
+		r := open(table, uint64(4-i), fmt.Sprintf("v%d", 4-i)) // the latest has the lowest number
+		defer r.Closed()
+		for range i + 1 {
+			do(r, write)
+		}
+		now = now.Add(time.Second)
+	}
+	rows, other := table.Connections(3)
+	if len(rows) != 3 || other.Target != activity.Other || other.Connections != 1 || other.Totals.Count() != 1 {
+		t.Fatalf("%d rows, and %d connections with %d commands", len(rows), other.Connections, other.Totals.Count())
+	}
+	for i, r := range rows {
+		if want := uint64(i + 1); r.Conn.ID != want || r.Target != fmt.Sprintf("v%d", want) || r.Totals.Count() != 5-want || r.Opened != time.Unix(100+int64(4-want), 0) {
+			t.Errorf("row %d is %d, %s, with %d commands, opened %v", i, r.Conn.ID, r.Target, r.Totals.Count(), r.Opened)
+		}
+	}
+}
+
 // TestConcurrent counts while connections close and somebody looks: totals
 // never shrink and nothing is lost.
 func TestConcurrent(t *testing.T) {

@@ -2,6 +2,7 @@ package activity
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/slackerd/slacker/latency"
 	"github.com/slackerd/slacker/nbdserver"
@@ -40,6 +41,7 @@ type Connection struct {
 	conn     nbdserver.Conn
 	who      func() Identity
 	key      string
+	opened   time.Time
 	arrived  atomic.Uint64
 	commands [nCommands]atomic.Pointer[counters]
 }

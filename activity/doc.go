@@ -15,7 +15,7 @@
 //     a connection that closes leaves its counts to both.
 //  3. A volume is in the table only while a connection to it is open, so the
 //     table is bounded by the connections and not by the volumes that exist. A
-//     snapshot of it has a bounded number of rows.
+//     snapshot of it, and a list of connections, have a bounded number of rows.
 //  4. The log of slow requests has a bounded rate; what it leaves out is
 //     counted.
 package activity

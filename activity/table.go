@@ -1,6 +1,7 @@
 package activity
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -27,7 +28,8 @@ type Options struct {
 	// Slow is how long a command takes that is logged; 0 logs none.
 	Slow   time.Duration
 	Logger *zap.Logger
-	// Now is the clock of the log's rate; nil is time.Now.
+	// Now is the clock of the log's rate and of when a connection was opened; nil
+	// is time.Now.
 	Now func() time.Time
 }
 
@@ -75,7 +77,7 @@ func (t *Table) ConnectionRefused() { t.refused.Add(1) }
 
 // ExportOpened adds a connection.
 func (t *Table) ExportOpened(conn nbdserver.Conn, export string, dev nbdserver.Device) nbdserver.Recorder {
-	c := &Connection{table: t, conn: conn}
+	c := &Connection{table: t, conn: conn, opened: t.o.Now()}
 	if t.o.Identify != nil {
 		if who, ok := t.o.Identify(dev); ok {
 			c.who = who
@@ -195,6 +197,33 @@ func (t *Table) state() (conns []*Connection, s Snapshot, gone map[string]*Total
 	s.Opened, s.Refused, s.Slow = t.opened.Load(), t.refused.Load(), t.slow.seen.Load()
 	s.Connections = s.Opened - min(t.closed.Load(), s.Opened)
 	return conns, s, gone
+}
+
+// ConnectionRow is what one connection does.
+type ConnectionRow struct {
+	Row
+	Conn   nbdserver.Conn
+	Who    Identity
+	Opened time.Time
+}
+
+// Connections returns what each connection does, in the order of their numbers:
+// the first limit of them, and the sum of the others, whose Target is Other.
+func (t *Table) Connections(limit int) (rows []ConnectionRow, other Row) {
+	other.Target = Other
+	conns, _, _ := t.state()
+	slices.SortFunc(conns, func(a, b *Connection) int { return cmp.Compare(a.conn.ID, b.conn.ID) })
+	for i, c := range conns {
+		r := c.row()
+		if i >= limit {
+			other.add(&r)
+			continue
+		}
+		who := c.who()
+		r.Target = who.Target
+		rows = append(rows, ConnectionRow{Row: r, Conn: c.conn, Who: who, Opened: c.opened})
+	}
+	return rows, other
 }
 
 func (c *Connection) row() Row {

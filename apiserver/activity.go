@@ -8,11 +8,12 @@ import (
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 )
 
-// GetActivity says what NBD connections did so far, by volume and snapshot.
-func (s *Server) GetActivity(context.Context, *connect.Request[slackerv1.GetActivityRequest]) (*connect.Response[slackerv1.Activity], error) {
+// GetActivity says what NBD connections did so far, by volume and snapshot or one
+// by one.
+func (s *Server) GetActivity(_ context.Context, r *connect.Request[slackerv1.GetActivityRequest]) (*connect.Response[slackerv1.Activity], error) {
 	out := &slackerv1.Activity{}
 	if s.opts.Activity != nil {
-		out = s.opts.Activity()
+		out = s.opts.Activity(r.Msg.GetByConnection())
 	}
 	if out.GetTime() == nil {
 		out.Time = timestamp(s.opts.Now())

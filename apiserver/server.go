@@ -24,7 +24,7 @@ type Options struct {
 	Scrubber     Scrubber
 	// Activity says what NBD connections did; nil: nothing. An answer
 	// without a time gets that of the clock.
-	Activity func() *slackerv1.Activity
+	Activity func(byConnection bool) *slackerv1.Activity
 	// Upgrader replaces the program; nil: nothing does.
 	Upgrader Upgrader
 	Log      *zap.Logger

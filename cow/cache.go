@@ -46,6 +46,8 @@ type shard struct {
 	ring  []*node // for the clock hand; the same nodes
 	hand  int
 	limit int // nodes
+	// How often get found what it was asked for.
+	hits, misses uint64
 }
 
 // nodeOverhead is what a node takes beside its page, roughly.
@@ -63,6 +65,28 @@ func newCache(bytes int64, committed *atomic.Uint64) *cache {
 // CachePages is how many pages are kept in memory.
 func (t *Tree) CachePages() int { return t.cache.shards[0].limit * len(t.cache.shards) }
 
+// CacheUse says how pages of the map are kept in memory.
+type CacheUse struct {
+	Pages, Limit uint64 // that are there, and that are kept
+	// Hits and Misses count, since the store was opened, how often a page was
+	// asked for that was there, and one that was not.
+	Hits, Misses uint64
+}
+
+// CacheUse returns how the cache of pages is used.
+func (t *Tree) CacheUse() CacheUse {
+	u := CacheUse{Limit: uint64(t.CachePages())}
+	for i := range t.cache.shards {
+		s := &t.cache.shards[i]
+		s.mu.Lock()
+		u.Pages += uint64(len(s.nodes))
+		u.Hits += s.hits
+		u.Misses += s.misses
+		s.mu.Unlock()
+	}
+	return u
+}
+
 func (c *cache) shard(k nodeKey) *shard {
 	h := (uint64(k.layer)*0x9E3779B97F4A7C15 ^ uint64(k.page)) * 0xD6E8FEB86659FD93
 	return &c.shards[h>>58]
@@ -73,7 +97,10 @@ func (c *cache) get(k nodeKey) *node {
 	s := c.shard(k)
 	s.mu.Lock()
 	n := s.nodes[k]
-	if n == nil {
+	if n != nil {
+		s.hits++
+	} else {
+		s.misses++
 		n = &node{key: k}
 		// Two for one, so that a cache that had to grow shrinks again.
 		for i := 0; i < 2 && len(s.ring) >= s.limit; i++ {
@@ -95,6 +122,7 @@ func (c *cache) peek(k nodeKey) *node {
 	defer s.mu.Unlock()
 	n := s.nodes[k]
 	if n != nil {
+		s.hits++ // a miss is counted by the get that follows
 		n.uses++
 		n.hot = true
 	}

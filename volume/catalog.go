@@ -408,7 +408,7 @@ func (s *Store) Status(context.Context) (Status, error) {
 	defer s.mu.Unlock()
 	st := Status{FormatVersion: s.db.Format(), Volumes: len(s.byName), Attachments: len(s.attachments),
 		Connections: int(s.conns.Load()), DataBytes: live, SegmentBytes: taken, ReclaimableBytes: uint64(reclaimable),
-		CapacityBytes: disk.TotalBytes, FreeBytes: disk.AvailBytes, ReserveBytes: uint64(s.o.ReserveBytes), Short: s.log.Short(), Fault: s.Fault()}
+		CapacityBytes: disk.TotalBytes, FreeBytes: disk.AvailBytes, ReserveBytes: uint64(s.o.ReserveBytes), Short: s.log.Short(), Fault: s.Fault(), MapCache: s.tree.CacheUse(), Reads: ReadUse{Memory: s.readsMemory.Load(), Disk: s.readsDisk.Load()}}
 	for _, v := range s.byName {
 		st.Snapshots += len(v.snaps)
 	}

@@ -43,6 +43,7 @@ func (d *Device) LendNow(pipe int, offBytes, lengthBytes uint64) bool {
 		if !d.s.log.Lend(run[0].Addr, uint32(len(run)), pipe, func(p []byte) bool { return verifyCold(run, at, p) }) {
 			return false // the read that copies looks into it
 		}
+		d.s.readsMemory.Add(1)
 		i += len(run)
 	}
 	return true

@@ -84,6 +84,7 @@ func (d *Device) ReadNow(p []byte, offBytes uint64) (bool, error) {
 			if err != nil || !ok || d.s.verify((*es)[i:i+n], first+block.Index(i), part) >= 0 {
 				return false, nil // ReadAt looks into it
 			}
+			d.s.readsMemory.Add(1)
 		} else {
 			clear(part)
 		}
@@ -181,6 +182,7 @@ func (s *Store) readMoved(l *cow.Layer, i block.Index, e cow.Entry, p []byte) er
 }
 
 func (s *Store) readData(es []cow.Entry, first block.Index, p []byte) error {
+	s.readsDisk.Add(1)
 	if err := s.log.ReadAt(es[0].Addr, p); err != nil {
 		return err
 	}

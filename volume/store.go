@@ -137,6 +137,8 @@ type Store struct {
 	leaving    atomic.Bool // see Prepare
 	logIfOpen  atomic.Pointer[segment.Log]
 	conns      atomic.Int64
+	// readsMemory and readsDisk are ReadUse.
+	readsMemory, readsDisk atomic.Uint64
 }
 
 // vol is a volume in memory.

@@ -4,7 +4,15 @@ import (
 	"time"
 
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/cow"
 )
+
+// ReadUse counts reads of the log for clients since the store was opened: each is
+// of blocks that follow on one another in a segment.
+type ReadUse struct {
+	// Memory had their data in memory, Disk may have waited for a disk.
+	Memory, Disk uint64
+}
 
 // Info describes a volume.
 type Info struct {
@@ -76,6 +84,9 @@ type Status struct {
 	// data is refused.
 	ReserveBytes uint64
 	Short        bool
+	// MapCache is about pages of the extent map, Reads about data.
+	MapCache cow.CacheUse
+	Reads    ReadUse
 	// Fault is why the store has fenced itself and takes no more writes, or nil.
 	Fault error
 }

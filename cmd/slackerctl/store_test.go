@@ -392,13 +392,27 @@ func (*memStore) ImportTarget(id string) (string, error) {
 	return "", block.Errorf(block.NotFound, "no import %s", id)
 }
 
-// activity is of one volume; each answer is a second later.
-func (m *memStore) activity() *slackerv1.Activity {
+// activity is of one volume, or of its two connections, of which one has closed
+// when it is asked again and another was opened; each answer is a second later.
+func (m *memStore) activity(byConnection bool) *slackerv1.Activity {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := m.asked
 	m.asked++
-	return &slackerv1.Activity{Time: timestamppb.New(epoch.Add(time.Duration(n) * time.Second)), BoundsNanos: []uint64{1e6, 2e6},
-		Targets: []*slackerv1.TargetActivity{{Target: "web", Connections: 2, InFlight: 1, Commands: []*slackerv1.CommandActivity{
-			{Command: "read", Done: 10 * n, Failed: n, Bytes: 40960 * n, Buckets: []uint64{0, 10 * n, 0}}}}}}
+	row := func(done uint64) *slackerv1.TargetActivity {
+		return &slackerv1.TargetActivity{Target: "web", Connections: 2, InFlight: 1, Commands: []*slackerv1.CommandActivity{
+			{Command: "read", Done: done, Failed: done / 10, Bytes: 4096 * done, Buckets: []uint64{0, done, 0}}}}
+	}
+	answer := &slackerv1.Activity{Time: timestamppb.New(epoch.Add(time.Duration(n) * time.Second)), BoundsNanos: []uint64{1e6, 2e6}}
+	if !byConnection {
+		answer.Targets = append(answer.Targets, row(10*n))
+		return answer
+	}
+	for i, done := range []uint64{10 * n, 20} {
+		r := row(done)
+		r.Connections = 1
+		r.Connection = &slackerv1.ActiveConnection{Id: 7 + uint64(i)*(n+1), Remote: "10.0.0.9:4711", Worker: "node-3", Attachment: "att1", Opened: timestamppb.New(epoch)}
+		answer.Targets = append(answer.Targets, r)
+	}
+	return answer
 }

@@ -32,7 +32,7 @@ func near(a, b float64) bool { return math.Abs(a-b) <= 1e-9*max(1, math.Abs(b)) 
 func TestTopIsTheDifference(t *testing.T) {
 	before := activityAt(0, counted("grew", "read", 1, 1000, 100, 0, 0, 0), counted("anew", "read", 0, 9000, 90, 0, 0, 0), counted("left", "read", 0, 1, 1, 0, 0, 0))
 	after := activityAt(2, counted("grew", "read", 5, 5000, 100, 40, 0, 0), counted("anew", "read", 0, 200, 0, 20, 0, 0), counted("new", "write", 0, 600, 6, 0, 0, 0))
-	got := topOf(before, after, "traffic", 0)
+	got := topOf(before, after, byVolume, "traffic", 0)
 	if got.Seconds != 2 || len(got.Volumes) != 3 {
 		t.Fatalf("%+v", got)
 	}
@@ -50,10 +50,10 @@ func TestTopIsTheDifference(t *testing.T) {
 	if !near(anew.Read.OpsPerSecond, 10) || !near(anew.Read.BytesPerSecond, 100) || !near(fresh.Write.OpsPerSecond, 3) || fresh.Read.P50 != 0 {
 		t.Errorf("anew %+v, new %+v", anew, fresh)
 	}
-	if byName := topOf(before, after, "name", 2); len(byName.Volumes) != 2 || byName.Volumes[0].Target != "anew" {
+	if byName := topOf(before, after, byVolume, "name", 2); len(byName.Volumes) != 2 || byName.Volumes[0].Target != "anew" {
 		t.Errorf("by name: %+v", byName.Volumes)
 	}
-	if twice := topOf(after, after, "ops", 0); twice.Volumes[0].Read.OpsPerSecond != 0 {
+	if twice := topOf(after, after, byVolume, "ops", 0); twice.Volumes[0].Read.OpsPerSecond != 0 {
 		t.Errorf("rates of no time: %+v", twice)
 	}
 }

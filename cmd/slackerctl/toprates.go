@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -10,11 +11,32 @@ import (
 	"github.com/slackerd/slacker/block"
 )
 
-// topJSON is one interval.
+// What a line is about.
+const (
+	byVolume     = "volume"
+	byConnection = "connection"
+)
+
+// topJSON is one interval. It has volumes or connections, as asked for.
 type topJSON struct {
-	Time    string          `json:"time"` // its end, by the server's clock
-	Seconds float64         `json:"seconds"`
-	Volumes []topVolumeJSON `json:"volumes"`
+	Time        string          `json:"time"` // its end, by the server's clock
+	Seconds     float64         `json:"seconds"`
+	Volumes     []topVolumeJSON `json:"volumes,omitzero"`
+	Connections []topVolumeJSON `json:"connections,omitzero"`
+}
+
+func (t *topJSON) rows() []topVolumeJSON {
+	return append(t.Volumes[:len(t.Volumes):len(t.Volumes)], t.Connections...)
+}
+
+// topConnectionJSON says which connection a row is about.
+type topConnectionJSON struct {
+	ID         uint64 `json:"id"`
+	Remote     string `json:"remote"`
+	Identity   string `json:"identity,omitempty"`
+	Worker     string `json:"worker,omitempty"`
+	Attachment string `json:"attachment,omitempty"`
+	Opened     string `json:"opened"`
 }
 
 type topVolumeJSON struct {
@@ -26,6 +48,33 @@ type topVolumeJSON struct {
 	Flush           topOpsJSON `json:"flush"`
 	Other           topOpsJSON `json:"other"` // trims, zeroes and all others
 	ErrorsPerSecond float64    `json:"errors_per_second"`
+	// Of a row that is one connection; the rest, over a limit, has none.
+	Connection *topConnectionJSON `json:"connection,omitempty"`
+}
+
+// number is how the server calls a connection.
+func (v *topVolumeJSON) number() string {
+	if v.Connection == nil {
+		return "-"
+	}
+	return strconv.FormatUint(v.Connection.ID, 10)
+}
+
+// peer is who is at the other end: the worker, and from where.
+func (v *topVolumeJSON) peer() string {
+	if v.Connection == nil {
+		return "-"
+	}
+	return strings.Join(slices.DeleteFunc([]string{cmp.Or(v.Connection.Worker, v.Connection.Identity), v.Connection.Remote},
+		func(s string) bool { return s == "" }), " ")
+}
+
+// key tells rows apart between two answers.
+func keyOf(t *slackerv1.TargetActivity) string {
+	if c := t.GetConnection(); c != nil {
+		return strconv.FormatUint(c.GetId(), 10)
+	}
+	return t.GetTarget()
 }
 
 // topOpsJSON is about one kind of commands. The times are 0 when there was none.
@@ -74,30 +123,40 @@ func topOrder(name string) (func(v *topVolumeJSON) float64, error) {
 
 // topOf makes rates of two answers of the server. What was not there before
 // began in between.
-func topOf(before, after *slackerv1.Activity, order string, limit int) topJSON {
-	out := topJSON{Time: stamp(after.GetTime()), Seconds: after.GetTime().AsTime().Sub(before.GetTime().AsTime()).Seconds(), Volumes: []topVolumeJSON{}}
+func topOf(before, after *slackerv1.Activity, what, order string, limit int) topJSON {
+	out := topJSON{Time: stamp(after.GetTime()), Seconds: after.GetTime().AsTime().Sub(before.GetTime().AsTime()).Seconds()}
+	rows := []topVolumeJSON{}
 	old := map[string]*slackerv1.TargetActivity{}
 	for _, t := range before.GetTargets() {
-		old[t.GetTarget()] = t
+		old[keyOf(t)] = t
 	}
 	for _, t := range after.GetTargets() {
-		out.Volumes = append(out.Volumes, topVolume(old[t.GetTarget()], t, after.GetBoundsNanos(), out.Seconds))
+		rows = append(rows, topVolume(old[keyOf(t)], t, after.GetBoundsNanos(), out.Seconds))
 	}
 	by, err := topOrder(order)
-	slices.SortStableFunc(out.Volumes, func(x, y topVolumeJSON) int {
+	slices.SortStableFunc(rows, func(x, y topVolumeJSON) int {
 		if err != nil {
 			return strings.Compare(x.Target, y.Target)
 		}
 		return cmp.Or(cmp.Compare(by(&y), by(&x)), strings.Compare(x.Target, y.Target))
 	})
-	if limit > 0 && len(out.Volumes) > limit {
-		out.Volumes = out.Volumes[:limit]
+	if limit > 0 && len(rows) > limit {
+		rows = rows[:limit]
+	}
+	if what == byConnection {
+		out.Connections = rows
+	} else {
+		out.Volumes = rows
 	}
 	return out
 }
 
 func topVolume(before, after *slackerv1.TargetActivity, bounds []uint64, seconds float64) topVolumeJSON {
 	v := topVolumeJSON{Target: after.GetTarget(), Connections: after.GetConnections(), InFlight: after.GetInFlight()}
+	if c := after.GetConnection(); c != nil {
+		v.Connection = &topConnectionJSON{ID: c.GetId(), Remote: c.GetRemote(), Identity: c.GetIdentity(), Worker: c.GetWorker(),
+			Attachment: c.GetAttachment(), Opened: stamp(c.GetOpened())}
+	}
 	old := map[string]*slackerv1.CommandActivity{}
 	for _, c := range before.GetCommands() {
 		old[c.GetCommand()] = c

@@ -28,4 +28,12 @@ func (p *process) countsActivity() {
 		c.GetBytes() != 65536 || timed != 1 || len(c.GetBuckets()) != len(a.GetBoundsNanos())+1 {
 		p.t.Errorf("activity: %v", a)
 	}
+	resp, err = p.client().GetActivity(context.Background(), connect.NewRequest(&slackerv1.GetActivityRequest{ByConnection: true}))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if a = resp.Msg; len(a.GetTargets()) != 1 || a.GetTargets()[0].GetConnection().GetId() == 0 || a.GetTargets()[0].GetConnection().GetRemote() == "" ||
+		a.GetTargets()[0].GetTarget() != "v" || a.GetTargets()[0].GetCommands()[0].GetBytes() != 65536 {
+		p.t.Errorf("activity by connection: %v", a)
+	}
 }

@@ -14,6 +14,7 @@ import (
 type storeMetrics struct {
 	store  *volume.Store
 	gauges []storeGauge
+	counts []storeGauge // counters
 	fault  *prometheus.Desc
 }
 
@@ -45,12 +46,23 @@ func newStoreMetrics(store *volume.Store) *storeMetrics {
 				}
 				return 0
 			}),
+			gauge("map_cache_pages", "Pages of the extent map in memory, 256 blocks each.", func(s volume.Status) float64 { return float64(s.MapCache.Pages) }),
+			gauge("map_cache_limit_pages", "How many of them are kept.", func(s volume.Status) float64 { return float64(s.MapCache.Limit) }),
+		},
+		counts: []storeGauge{
+			gauge("map_cache_hits_total", "Pages of the extent map that were asked for and in memory.", func(s volume.Status) float64 { return float64(s.MapCache.Hits) }),
+			gauge("map_cache_misses_total", "Pages of the extent map that were asked for and not in memory.", func(s volume.Status) float64 { return float64(s.MapCache.Misses) }),
+			gauge("reads_from_memory_total", "Reads of segments for clients whose data was in memory.", func(s volume.Status) float64 { return float64(s.Reads.Memory) }),
+			gauge("reads_from_disk_total", "Reads of segments for clients that may have waited for a disk.", func(s volume.Status) float64 { return float64(s.Reads.Disk) }),
 		}}
 }
 
 func (m *storeMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.fault
 	for _, g := range m.gauges {
+		ch <- g.desc
+	}
+	for _, g := range m.counts {
 		ch <- g.desc
 	}
 }
@@ -68,6 +80,9 @@ func (m *storeMetrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(m.fault, prometheus.GaugeValue, fenced)
 	for _, g := range m.gauges {
 		ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.of(st))
+	}
+	for _, g := range m.counts {
+		ch <- prometheus.MustNewConstMetric(g.desc, prometheus.CounterValue, g.of(st))
 	}
 }
 

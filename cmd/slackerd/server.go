@@ -139,8 +139,9 @@ func (s *server) makeServers(background context.Context, began time.Time) (err e
 	}
 	u := upkeep{store: s.store, collector: s.collector.Load(), scrubber: s.scrubber, stopping: background}
 	admin, err := apiserver.NewServer(s.store, apiserver.Options{Version: versionText(), DataDir: s.config.Server.DataDir, NBDAddresses: advertise,
-		Started: began, Checker: u, Collector: u, Scrubber: u, Upgrader: s.upgrader, Activity: func() *slackerv1.Activity { return activityOf(s.activity) },
-		Access: s.config.Access.Policy, Log: s.log.Named("api")})
+		Started: began, Checker: u, Collector: u, Scrubber: u, Upgrader: s.upgrader,
+		Activity: func(byConnection bool) *slackerv1.Activity { return activityOf(s.activity, byConnection) },
+		Access:   s.config.Access.Policy, Log: s.log.Named("api")})
 	if err != nil {
 		return err
 	}

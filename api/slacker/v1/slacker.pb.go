@@ -2937,6 +2937,7 @@ func (x *Scrub) GetProblem() string {
 
 type GetActivityRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	ByConnection  bool                   `protobuf:"varint,1,opt,name=by_connection,json=byConnection,proto3" json:"by_connection,omitempty"` // a row for each connection, not for each target
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2971,13 +2972,21 @@ func (*GetActivityRequest) Descriptor() ([]byte, []int) {
 	return file_slacker_proto_rawDescGZIP(), []int{49}
 }
 
+func (x *GetActivityRequest) GetByConnection() bool {
+	if x != nil {
+		return x.ByConnection
+	}
+	return false
+}
+
 type Activity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"` // of the server, when it counted
 	// Upper ends of the buckets of latencies, in nanoseconds; one more bucket
 	// holds what took longer.
 	BoundsNanos []uint64 `protobuf:"varint,2,rep,packed,name=bounds_nanos,json=boundsNanos,proto3" json:"bounds_nanos,omitempty"`
-	// Those with connections, by name. Over a limit, the rest is one: "(other)".
+	// Those with connections, by name; or connections, by id. Over a limit, the
+	// rest is one: "(other)".
 	Targets       []*TargetActivity `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3040,7 +3049,9 @@ type TargetActivity struct {
 	Connections uint32                 `protobuf:"varint,2,opt,name=connections,proto3" json:"connections,omitempty"`           // open now
 	InFlight    uint64                 `protobuf:"varint,3,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"` // commands that arrived and are not done
 	// Those that were used. They begin anew when the last connection has closed.
-	Commands      []*CommandActivity `protobuf:"bytes,4,rep,name=commands,proto3" json:"commands,omitempty"`
+	Commands []*CommandActivity `protobuf:"bytes,4,rep,name=commands,proto3" json:"commands,omitempty"`
+	// Of a row that is a connection.
+	Connection    *ActiveConnection `protobuf:"bytes,5,opt,name=connection,proto3" json:"connection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3103,6 +3114,97 @@ func (x *TargetActivity) GetCommands() []*CommandActivity {
 	return nil
 }
 
+func (x *TargetActivity) GetConnection() *ActiveConnection {
+	if x != nil {
+		return x.Connection
+	}
+	return nil
+}
+
+type ActiveConnection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`            // unique while the server runs; the log of slow requests has it as conn
+	Remote        string                 `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"`     // address of the peer
+	Identity      string                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"` // who the peer has proved to be, if it has
+	Worker        string                 `protobuf:"bytes,4,opt,name=worker,proto3" json:"worker,omitempty"`     // of its attachment, if it has one
+	Attachment    string                 `protobuf:"bytes,5,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	Opened        *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=opened,proto3" json:"opened,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActiveConnection) Reset() {
+	*x = ActiveConnection{}
+	mi := &file_slacker_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActiveConnection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActiveConnection) ProtoMessage() {}
+
+func (x *ActiveConnection) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActiveConnection.ProtoReflect.Descriptor instead.
+func (*ActiveConnection) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ActiveConnection) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ActiveConnection) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *ActiveConnection) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *ActiveConnection) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *ActiveConnection) GetAttachment() string {
+	if x != nil {
+		return x.Attachment
+	}
+	return ""
+}
+
+func (x *ActiveConnection) GetOpened() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Opened
+	}
+	return nil
+}
+
 type CommandActivity struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Command       string                 `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"` // read, write, flush, trim, ...
@@ -3116,7 +3218,7 @@ type CommandActivity struct {
 
 func (x *CommandActivity) Reset() {
 	*x = CommandActivity{}
-	mi := &file_slacker_proto_msgTypes[52]
+	mi := &file_slacker_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3128,7 +3230,7 @@ func (x *CommandActivity) String() string {
 func (*CommandActivity) ProtoMessage() {}
 
 func (x *CommandActivity) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[52]
+	mi := &file_slacker_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3141,7 +3243,7 @@ func (x *CommandActivity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandActivity.ProtoReflect.Descriptor instead.
 func (*CommandActivity) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{52}
+	return file_slacker_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CommandActivity) GetCommand() string {
@@ -3403,17 +3505,30 @@ const file_slacker_proto_rawDesc = "" +
 	"\x06damage\x18\a \x03(\v2\x12.slacker.v1.DamageR\x06damage\x12\x1f\n" +
 	"\vmore_damage\x18\b \x01(\x04R\n" +
 	"moreDamage\x12\x18\n" +
-	"\aproblem\x18\t \x01(\tR\aproblem\"\x14\n" +
-	"\x12GetActivityRequest\"\x93\x01\n" +
+	"\aproblem\x18\t \x01(\tR\aproblem\"9\n" +
+	"\x12GetActivityRequest\x12#\n" +
+	"\rby_connection\x18\x01 \x01(\bR\fbyConnection\"\x93\x01\n" +
 	"\bActivity\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12!\n" +
 	"\fbounds_nanos\x18\x02 \x03(\x04R\vboundsNanos\x124\n" +
-	"\atargets\x18\x03 \x03(\v2\x1a.slacker.v1.TargetActivityR\atargets\"\xa0\x01\n" +
+	"\atargets\x18\x03 \x03(\v2\x1a.slacker.v1.TargetActivityR\atargets\"\xde\x01\n" +
 	"\x0eTargetActivity\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12 \n" +
 	"\vconnections\x18\x02 \x01(\rR\vconnections\x12\x1b\n" +
 	"\tin_flight\x18\x03 \x01(\x04R\binFlight\x127\n" +
-	"\bcommands\x18\x04 \x03(\v2\x1b.slacker.v1.CommandActivityR\bcommands\"\x87\x01\n" +
+	"\bcommands\x18\x04 \x03(\v2\x1b.slacker.v1.CommandActivityR\bcommands\x12<\n" +
+	"\n" +
+	"connection\x18\x05 \x01(\v2\x1c.slacker.v1.ActiveConnectionR\n" +
+	"connection\"\xc2\x01\n" +
+	"\x10ActiveConnection\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x1a\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x16\n" +
+	"\x06worker\x18\x04 \x01(\tR\x06worker\x12\x1e\n" +
+	"\n" +
+	"attachment\x18\x05 \x01(\tR\n" +
+	"attachment\x122\n" +
+	"\x06opened\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06opened\"\x87\x01\n" +
 	"\x0fCommandActivity\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x16\n" +
@@ -3464,7 +3579,7 @@ func file_slacker_proto_rawDescGZIP() []byte {
 	return file_slacker_proto_rawDescData
 }
 
-var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_slacker_proto_goTypes = []any{
 	(*Volume)(nil),                  // 0: slacker.v1.Volume
 	(*Snapshot)(nil),                // 1: slacker.v1.Snapshot
@@ -3518,13 +3633,14 @@ var file_slacker_proto_goTypes = []any{
 	(*GetActivityRequest)(nil),      // 49: slacker.v1.GetActivityRequest
 	(*Activity)(nil),                // 50: slacker.v1.Activity
 	(*TargetActivity)(nil),          // 51: slacker.v1.TargetActivity
-	(*CommandActivity)(nil),         // 52: slacker.v1.CommandActivity
-	(*timestamppb.Timestamp)(nil),   // 53: google.protobuf.Timestamp
+	(*ActiveConnection)(nil),        // 52: slacker.v1.ActiveConnection
+	(*CommandActivity)(nil),         // 53: slacker.v1.CommandActivity
+	(*timestamppb.Timestamp)(nil),   // 54: google.protobuf.Timestamp
 }
 var file_slacker_proto_depIdxs = []int32{
-	53, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	54, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
 	27, // 1: slacker.v1.Volume.attachment:type_name -> slacker.v1.Attachment
-	53, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	54, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
 	0,  // 3: slacker.v1.ListVolumesResponse.volumes:type_name -> slacker.v1.Volume
 	0,  // 4: slacker.v1.GetVolumeResponse.volume:type_name -> slacker.v1.Volume
 	2,  // 5: slacker.v1.GetVolumeResponse.space:type_name -> slacker.v1.Space
@@ -3533,80 +3649,82 @@ var file_slacker_proto_depIdxs = []int32{
 	1,  // 8: slacker.v1.GetSnapshotResponse.snapshot:type_name -> slacker.v1.Snapshot
 	2,  // 9: slacker.v1.GetSnapshotResponse.space:type_name -> slacker.v1.Space
 	27, // 10: slacker.v1.BeginImportResponse.attachment:type_name -> slacker.v1.Attachment
-	53, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
+	54, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
 	27, // 12: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
-	53, // 13: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
+	54, // 13: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
 	36, // 14: slacker.v1.Status.upgrade:type_name -> slacker.v1.Upgrade
-	53, // 15: slacker.v1.Upgrade.finished:type_name -> google.protobuf.Timestamp
+	54, // 15: slacker.v1.Upgrade.finished:type_name -> google.protobuf.Timestamp
 	39, // 16: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
 	44, // 17: slacker.v1.Garbage.orphans:type_name -> slacker.v1.Orphan
-	53, // 18: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
-	53, // 19: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
+	54, // 18: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
+	54, // 19: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
 	39, // 20: slacker.v1.Scrub.damage:type_name -> slacker.v1.Damage
-	53, // 21: slacker.v1.Activity.time:type_name -> google.protobuf.Timestamp
+	54, // 21: slacker.v1.Activity.time:type_name -> google.protobuf.Timestamp
 	51, // 22: slacker.v1.Activity.targets:type_name -> slacker.v1.TargetActivity
-	52, // 23: slacker.v1.TargetActivity.commands:type_name -> slacker.v1.CommandActivity
-	3,  // 24: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
-	4,  // 25: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
-	6,  // 26: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
-	8,  // 27: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
-	9,  // 28: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
-	10, // 29: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
-	12, // 30: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
-	13, // 31: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
-	14, // 32: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
-	16, // 33: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
-	18, // 34: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
-	19, // 35: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
-	20, // 36: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
-	21, // 37: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
-	23, // 38: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
-	24, // 39: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
-	26, // 40: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
-	28, // 41: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
-	30, // 42: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
-	32, // 43: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
-	37, // 44: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
-	40, // 45: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
-	42, // 46: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
-	45, // 47: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
-	46, // 48: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
-	47, // 49: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
-	49, // 50: slacker.v1.AdminService.GetActivity:input_type -> slacker.v1.GetActivityRequest
-	34, // 51: slacker.v1.AdminService.UpgradeServer:input_type -> slacker.v1.UpgradeServerRequest
-	0,  // 52: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
-	5,  // 53: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
-	7,  // 54: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
-	0,  // 55: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
-	0,  // 56: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
-	11, // 57: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
-	1,  // 58: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
-	1,  // 59: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
-	15, // 60: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
-	17, // 61: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
-	11, // 62: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
-	0,  // 63: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
-	0,  // 64: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
-	22, // 65: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
-	1,  // 66: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
-	25, // 67: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
-	27, // 68: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
-	29, // 69: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
-	31, // 70: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
-	33, // 71: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
-	38, // 72: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
-	41, // 73: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
-	43, // 74: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
-	48, // 75: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
-	48, // 76: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
-	48, // 77: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
-	50, // 78: slacker.v1.AdminService.GetActivity:output_type -> slacker.v1.Activity
-	35, // 79: slacker.v1.AdminService.UpgradeServer:output_type -> slacker.v1.UpgradeServerResponse
-	52, // [52:80] is the sub-list for method output_type
-	24, // [24:52] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	53, // 23: slacker.v1.TargetActivity.commands:type_name -> slacker.v1.CommandActivity
+	52, // 24: slacker.v1.TargetActivity.connection:type_name -> slacker.v1.ActiveConnection
+	54, // 25: slacker.v1.ActiveConnection.opened:type_name -> google.protobuf.Timestamp
+	3,  // 26: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
+	4,  // 27: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
+	6,  // 28: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
+	8,  // 29: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
+	9,  // 30: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
+	10, // 31: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
+	12, // 32: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
+	13, // 33: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
+	14, // 34: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
+	16, // 35: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
+	18, // 36: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
+	19, // 37: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
+	20, // 38: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
+	21, // 39: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
+	23, // 40: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
+	24, // 41: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
+	26, // 42: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
+	28, // 43: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
+	30, // 44: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
+	32, // 45: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
+	37, // 46: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
+	40, // 47: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
+	42, // 48: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
+	45, // 49: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
+	46, // 50: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
+	47, // 51: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
+	49, // 52: slacker.v1.AdminService.GetActivity:input_type -> slacker.v1.GetActivityRequest
+	34, // 53: slacker.v1.AdminService.UpgradeServer:input_type -> slacker.v1.UpgradeServerRequest
+	0,  // 54: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
+	5,  // 55: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
+	7,  // 56: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
+	0,  // 57: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
+	0,  // 58: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
+	11, // 59: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
+	1,  // 60: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
+	1,  // 61: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
+	15, // 62: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
+	17, // 63: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
+	11, // 64: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
+	0,  // 65: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
+	0,  // 66: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
+	22, // 67: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
+	1,  // 68: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
+	25, // 69: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
+	27, // 70: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
+	29, // 71: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
+	31, // 72: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
+	33, // 73: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
+	38, // 74: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
+	41, // 75: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
+	43, // 76: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
+	48, // 77: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
+	48, // 78: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
+	48, // 79: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
+	50, // 80: slacker.v1.AdminService.GetActivity:output_type -> slacker.v1.Activity
+	35, // 81: slacker.v1.AdminService.UpgradeServer:output_type -> slacker.v1.UpgradeServerResponse
+	54, // [54:82] is the sub-list for method output_type
+	26, // [26:54] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_slacker_proto_init() }
@@ -3620,7 +3738,7 @@ func file_slacker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_slacker_proto_rawDesc), len(file_slacker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
