@@ -58,3 +58,22 @@ func (s *Server) ListAttachments(ctx context.Context, r *connect.Request[slacker
 	}
 	return respond(out, err)
 }
+
+// GetDirty says what an attachment's volume may have written since its base.
+func (s *Server) GetDirty(ctx context.Context, r *connect.Request[slackerv1.GetDirtyRequest]) (*connect.Response[slackerv1.GetDirtyResponse], error) {
+	m := r.Msg
+	for what, text := range map[string]string{"attachment id": m.GetAttachmentId(), "base": m.GetBaseId()} {
+		if err := checkText("dirty blocks: "+what, text); err != nil {
+			return refuse[slackerv1.GetDirtyResponse](err)
+		}
+	}
+	runs, err := s.store.Dirty(ctx, m.GetAttachmentId(), m.GetBaseId(), m.GetOffsetBytes())
+	out := &slackerv1.GetDirtyResponse{EndBytes: m.GetOffsetBytes()}
+	for _, c := range runs {
+		if c.Differs {
+			out.Runs = append(out.Runs, out.EndBytes, c.LengthBytes)
+		}
+		out.EndBytes += c.LengthBytes
+	}
+	return respond(out, err)
+}

@@ -21,12 +21,16 @@ func (s *Server) volume(i volume.Info) *slackerv1.Volume {
 }
 
 func (s *Server) attachment(a volume.AttachmentInfo) *slackerv1.Attachment {
-	return &slackerv1.Attachment{
+	m := &slackerv1.Attachment{
 		Id: a.ID, Target: a.Target, Worker: a.Worker, ReadOnly: a.ReadOnly, Generation: uint64(a.Generation),
 		ExportName: a.ExportName, SizeBytes: a.SizeBytes, Created: timestamp(a.Created),
 		NbdAddresses: s.opts.NBDAddresses,
 		Connections:  uint32(max(a.Connections, 0)), //nolint:gosec // counts are far below 2^32
 	}
+	if b := a.Base; b != nil {
+		m.Base = &slackerv1.Base{Id: b.ID, SizeBytes: b.SizeBytes, Clean: b.Clean}
+	}
+	return m
 }
 
 func snapshotMessage(i volume.SnapshotInfo) *slackerv1.Snapshot {

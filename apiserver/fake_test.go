@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -34,6 +35,7 @@ type fakeStore struct {
 	attached volume.AttachmentInfo
 	request  volume.AttachRequest
 	status   volume.Status
+	dirty    []volume.Changed
 }
 
 func (f *fakeStore) called(what string) error {
@@ -131,6 +133,9 @@ func (f *fakeStore) ImportTarget(string) (string, error) { return "v@s", nil }
 
 func (f *fakeStore) Attachments(_ context.Context, target, worker string) ([]volume.AttachmentInfo, error) {
 	return []volume.AttachmentInfo{f.attached}, f.called("attachments " + target + " " + worker)
+}
+func (f *fakeStore) Dirty(_ context.Context, id, base string, off uint64) ([]volume.Changed, error) {
+	return f.dirty, f.called(fmt.Sprintf("dirty %s %s %d", id, base, off))
 }
 func (f *fakeStore) Status(context.Context) (volume.Status, error) {
 	return f.status, f.called("status")

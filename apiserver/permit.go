@@ -114,6 +114,8 @@ func (p *permits) needs(request any) ([]need, error) {
 		return p.needsOfAttach(m)
 	case *slackerv1.DetachRequest:
 		return p.needsOfAttachment(m.GetAttachmentId())
+	case *slackerv1.GetDirtyRequest:
+		return p.needsOfAttachment(m.GetAttachmentId())
 	}
 	return needs(access.Admin, ""), nil
 }

@@ -39,6 +39,7 @@ type Store interface {
 	AttachmentTarget(id string) (target string, writable bool, err error)
 	ImportTarget(importID string) (target string, err error)
 	Attachments(ctx context.Context, target, worker string) ([]volume.AttachmentInfo, error)
+	Dirty(ctx context.Context, attachmentID, baseID string, offBytes uint64) ([]volume.Changed, error)
 
 	Status(ctx context.Context) (volume.Status, error)
 }

@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"context"
 	"runtime"
 	"slices"
 
@@ -306,4 +307,12 @@ func (t *Tree) LookupCached(l *Layer, first block.Index, dst []Entry) bool {
 		first, dst = first+block.Index(c), dst[c:]
 	}
 	return true
+}
+
+// Untouched reports whether a layer holds nothing of its own and never did. A
+// change that is being applied may be missed: the caller keeps writers away.
+func (t *Tree) Untouched(ctx context.Context, l *Layer) (bool, error) {
+	pages, err := t.db.pagesUpTo(ctx, t.mapOf(l), 0)
+	// What entered the map meanwhile has left its mark here before.
+	return pages != nil && l.newest.Load() == 0, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/cow"
+	"go.uber.org/zap"
 )
 
 // writer returns the writable attachment of a volume, or nil. Called with s.mu
@@ -65,7 +66,7 @@ func (s *Store) isOpen(d *Device) bool {
 // while another holds, the request is refused with kind Busy, unless it takes
 // over; then the other is fenced before Attach returns, and nothing of it can
 // commit any more.
-func (s *Store) Attach(_ context.Context, r AttachRequest) (AttachmentInfo, error) {
+func (s *Store) Attach(ctx context.Context, r AttachRequest) (AttachmentInfo, error) {
 	x, err := s.begin()
 	if err != nil {
 		return AttachmentInfo{}, err
@@ -73,7 +74,7 @@ func (s *Store) Attach(_ context.Context, r AttachRequest) (AttachmentInfo, erro
 	defer s.mu.Unlock()
 	if r.AttachmentID != "" {
 		x.Discard()
-		return s.confirm(r)
+		return s.confirm(ctx, r)
 	}
 	v, sn, err := s.find(r.Target)
 	if err == nil {
@@ -91,15 +92,25 @@ func (s *Store) Attach(_ context.Context, r AttachRequest) (AttachmentInfo, erro
 	if err != nil {
 		return AttachmentInfo{}, err
 	}
-	return s.attachmentInfo(a), nil
+	return s.answer(ctx, a), nil
 }
 
-func (s *Store) confirm(r AttachRequest) (AttachmentInfo, error) {
+// answer describes an attachment with its base. A map that cannot be read shows
+// itself when the volume is read; without a base nothing is wrong.
+func (s *Store) answer(ctx context.Context, a *attachment) AttachmentInfo {
+	i := s.attachmentInfo(a)
+	if err := s.describeBase(ctx, a, &i); err != nil {
+		s.o.Logger.Warn("the base of an attachment is not known", zap.String("target", i.Target), zap.Error(err))
+	}
+	return i
+}
+
+func (s *Store) confirm(ctx context.Context, r AttachRequest) (AttachmentInfo, error) {
 	a := s.attachments[r.AttachmentID]
 	if a == nil {
 		return AttachmentInfo{}, block.Errorf(block.NotFound, "attachment %s does not hold any more: it was detached or taken over", r.AttachmentID)
 	}
-	return s.attachmentInfo(a), nil
+	return s.answer(ctx, a), nil
 }
 
 func (s *Store) attachable(r AttachRequest, v *vol, sn *snap) error {

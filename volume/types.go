@@ -60,6 +60,8 @@ type AttachmentInfo struct {
 	SizeBytes   uint64
 	Created     time.Time
 	Connections int // open now
+	// Base is set in answers to Attach, where there is one.
+	Base *BaseInfo
 }
 
 // AttachRequest asks for an attachment.

@@ -1554,6 +1554,7 @@ type Attachment struct {
 	Created       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created,proto3" json:"created,omitempty"`
 	NbdAddresses  []string               `protobuf:"bytes,9,rep,name=nbd_addresses,json=nbdAddresses,proto3" json:"nbd_addresses,omitempty"` // tcp://HOST:PORT or unix:///PATH
 	Connections   uint32                 `protobuf:"varint,10,opt,name=connections,proto3" json:"connections,omitempty"`                     // NBD connections open now
+	Base          *Base                  `protobuf:"bytes,11,opt,name=base,proto3" json:"base,omitempty"`                                    // only in answers to Attach, and where there is one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1658,6 +1659,189 @@ func (x *Attachment) GetConnections() uint32 {
 	return 0
 }
 
+func (x *Attachment) GetBase() *Base {
+	if x != nil {
+		return x.Base
+	}
+	return nil
+}
+
+// What an attachment starts from: the snapshot below its volume's newest layer, or
+// the snapshot that is attached. What the volume has not written since is what the
+// snapshot holds, so that a worker may keep it and use it again.
+type Base struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                 // of these contents, for ever and everywhere
+	SizeBytes     uint64                 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // of the snapshot
+	Clean         bool                   `protobuf:"varint,3,opt,name=clean,proto3" json:"clean,omitempty"`                          // nothing was written since
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Base) Reset() {
+	*x = Base{}
+	mi := &file_slacker_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Base) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Base) ProtoMessage() {}
+
+func (x *Base) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Base.ProtoReflect.Descriptor instead.
+func (*Base) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Base) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Base) GetSizeBytes() uint64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Base) GetClean() bool {
+	if x != nil {
+		return x.Clean
+	}
+	return false
+}
+
+type GetDirtyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AttachmentId  string                 `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
+	BaseId        string                 `protobuf:"bytes,2,opt,name=base_id,json=baseId,proto3" json:"base_id,omitempty"`
+	OffsetBytes   uint64                 `protobuf:"varint,3,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"` // where to begin; a multiple of 4096
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDirtyRequest) Reset() {
+	*x = GetDirtyRequest{}
+	mi := &file_slacker_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDirtyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDirtyRequest) ProtoMessage() {}
+
+func (x *GetDirtyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDirtyRequest.ProtoReflect.Descriptor instead.
+func (*GetDirtyRequest) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *GetDirtyRequest) GetAttachmentId() string {
+	if x != nil {
+		return x.AttachmentId
+	}
+	return ""
+}
+
+func (x *GetDirtyRequest) GetBaseId() string {
+	if x != nil {
+		return x.BaseId
+	}
+	return ""
+}
+
+func (x *GetDirtyRequest) GetOffsetBytes() uint64 {
+	if x != nil {
+		return x.OffsetBytes
+	}
+	return 0
+}
+
+// Whole blocks that were written, or trimmed, or may have been.
+type GetDirtyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Runs          []uint64               `protobuf:"varint,1,rep,packed,name=runs,proto3" json:"runs,omitempty"`                  // offset and length in bytes of each run, in turn
+	EndBytes      uint64                 `protobuf:"varint,2,opt,name=end_bytes,json=endBytes,proto3" json:"end_bytes,omitempty"` // the answer is about what lies before it: the next request begins there
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDirtyResponse) Reset() {
+	*x = GetDirtyResponse{}
+	mi := &file_slacker_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDirtyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDirtyResponse) ProtoMessage() {}
+
+func (x *GetDirtyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDirtyResponse.ProtoReflect.Descriptor instead.
+func (*GetDirtyResponse) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *GetDirtyResponse) GetRuns() []uint64 {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *GetDirtyResponse) GetEndBytes() uint64 {
+	if x != nil {
+		return x.EndBytes
+	}
+	return 0
+}
+
 type DetachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AttachmentId  string                 `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
@@ -1667,7 +1851,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_slacker_proto_msgTypes[28]
+	mi := &file_slacker_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1863,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[28]
+	mi := &file_slacker_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1876,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{28}
+	return file_slacker_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DetachRequest) GetAttachmentId() string {
@@ -1710,7 +1894,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_slacker_proto_msgTypes[29]
+	mi := &file_slacker_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1906,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[29]
+	mi := &file_slacker_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1919,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{29}
+	return file_slacker_proto_rawDescGZIP(), []int{32}
 }
 
 type ListAttachmentsRequest struct {
@@ -1748,7 +1932,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_slacker_proto_msgTypes[30]
+	mi := &file_slacker_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1944,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[30]
+	mi := &file_slacker_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1957,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{30}
+	return file_slacker_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListAttachmentsRequest) GetTarget() string {
@@ -1799,7 +1983,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_slacker_proto_msgTypes[31]
+	mi := &file_slacker_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1995,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[31]
+	mi := &file_slacker_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +2008,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{31}
+	return file_slacker_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -1842,7 +2026,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_slacker_proto_msgTypes[32]
+	mi := &file_slacker_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2038,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[32]
+	mi := &file_slacker_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2051,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{32}
+	return file_slacker_proto_rawDescGZIP(), []int{35}
 }
 
 type Status struct {
@@ -1897,7 +2081,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_slacker_proto_msgTypes[33]
+	mi := &file_slacker_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2093,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[33]
+	mi := &file_slacker_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2106,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{33}
+	return file_slacker_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Status) GetVersion() string {
@@ -2066,7 +2250,7 @@ type UpgradeServerRequest struct {
 
 func (x *UpgradeServerRequest) Reset() {
 	*x = UpgradeServerRequest{}
-	mi := &file_slacker_proto_msgTypes[34]
+	mi := &file_slacker_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2262,7 @@ func (x *UpgradeServerRequest) String() string {
 func (*UpgradeServerRequest) ProtoMessage() {}
 
 func (x *UpgradeServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[34]
+	mi := &file_slacker_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2275,7 @@ func (x *UpgradeServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeServerRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeServerRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{34}
+	return file_slacker_proto_rawDescGZIP(), []int{37}
 }
 
 type UpgradeServerResponse struct {
@@ -2105,7 +2289,7 @@ type UpgradeServerResponse struct {
 
 func (x *UpgradeServerResponse) Reset() {
 	*x = UpgradeServerResponse{}
-	mi := &file_slacker_proto_msgTypes[35]
+	mi := &file_slacker_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2301,7 @@ func (x *UpgradeServerResponse) String() string {
 func (*UpgradeServerResponse) ProtoMessage() {}
 
 func (x *UpgradeServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[35]
+	mi := &file_slacker_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2314,7 @@ func (x *UpgradeServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeServerResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeServerResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{35}
+	return file_slacker_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UpgradeServerResponse) GetVersion() string {
@@ -2167,7 +2351,7 @@ type Upgrade struct {
 
 func (x *Upgrade) Reset() {
 	*x = Upgrade{}
-	mi := &file_slacker_proto_msgTypes[36]
+	mi := &file_slacker_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2179,7 +2363,7 @@ func (x *Upgrade) String() string {
 func (*Upgrade) ProtoMessage() {}
 
 func (x *Upgrade) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[36]
+	mi := &file_slacker_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2192,7 +2376,7 @@ func (x *Upgrade) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgrade.ProtoReflect.Descriptor instead.
 func (*Upgrade) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{36}
+	return file_slacker_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Upgrade) GetCount() uint64 {
@@ -2239,7 +2423,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_slacker_proto_msgTypes[37]
+	mi := &file_slacker_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2435,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[37]
+	mi := &file_slacker_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2264,7 +2448,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{37}
+	return file_slacker_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CheckRequest) GetData() bool {
@@ -2287,7 +2471,7 @@ type CheckEvent struct {
 
 func (x *CheckEvent) Reset() {
 	*x = CheckEvent{}
-	mi := &file_slacker_proto_msgTypes[38]
+	mi := &file_slacker_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2483,7 @@ func (x *CheckEvent) String() string {
 func (*CheckEvent) ProtoMessage() {}
 
 func (x *CheckEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[38]
+	mi := &file_slacker_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2496,7 @@ func (x *CheckEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckEvent.ProtoReflect.Descriptor instead.
 func (*CheckEvent) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{38}
+	return file_slacker_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CheckEvent) GetDone() uint64 {
@@ -2362,7 +2546,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_slacker_proto_msgTypes[39]
+	mi := &file_slacker_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2558,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[39]
+	mi := &file_slacker_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2571,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{39}
+	return file_slacker_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Damage) GetKind() string {
@@ -2427,7 +2611,7 @@ type CollectGarbageRequest struct {
 
 func (x *CollectGarbageRequest) Reset() {
 	*x = CollectGarbageRequest{}
-	mi := &file_slacker_proto_msgTypes[40]
+	mi := &file_slacker_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2623,7 @@ func (x *CollectGarbageRequest) String() string {
 func (*CollectGarbageRequest) ProtoMessage() {}
 
 func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[40]
+	mi := &file_slacker_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2636,7 @@ func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageRequest.ProtoReflect.Descriptor instead.
 func (*CollectGarbageRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{40}
+	return file_slacker_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CollectGarbageRequest) GetDryRun() bool {
@@ -2477,7 +2661,7 @@ type CollectGarbageEvent struct {
 
 func (x *CollectGarbageEvent) Reset() {
 	*x = CollectGarbageEvent{}
-	mi := &file_slacker_proto_msgTypes[41]
+	mi := &file_slacker_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +2673,7 @@ func (x *CollectGarbageEvent) String() string {
 func (*CollectGarbageEvent) ProtoMessage() {}
 
 func (x *CollectGarbageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[41]
+	mi := &file_slacker_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +2686,7 @@ func (x *CollectGarbageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageEvent.ProtoReflect.Descriptor instead.
 func (*CollectGarbageEvent) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{41}
+	return file_slacker_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CollectGarbageEvent) GetStep() string {
@@ -2562,7 +2746,7 @@ type GetGarbageRequest struct {
 
 func (x *GetGarbageRequest) Reset() {
 	*x = GetGarbageRequest{}
-	mi := &file_slacker_proto_msgTypes[42]
+	mi := &file_slacker_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +2758,7 @@ func (x *GetGarbageRequest) String() string {
 func (*GetGarbageRequest) ProtoMessage() {}
 
 func (x *GetGarbageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[42]
+	mi := &file_slacker_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +2771,7 @@ func (x *GetGarbageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGarbageRequest.ProtoReflect.Descriptor instead.
 func (*GetGarbageRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{42}
+	return file_slacker_proto_rawDescGZIP(), []int{45}
 }
 
 type Garbage struct {
@@ -2600,7 +2784,7 @@ type Garbage struct {
 
 func (x *Garbage) Reset() {
 	*x = Garbage{}
-	mi := &file_slacker_proto_msgTypes[43]
+	mi := &file_slacker_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2796,7 @@ func (x *Garbage) String() string {
 func (*Garbage) ProtoMessage() {}
 
 func (x *Garbage) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[43]
+	mi := &file_slacker_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2809,7 @@ func (x *Garbage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Garbage.ProtoReflect.Descriptor instead.
 func (*Garbage) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{43}
+	return file_slacker_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Garbage) GetReclaimableBytes() uint64 {
@@ -2656,7 +2840,7 @@ type Orphan struct {
 
 func (x *Orphan) Reset() {
 	*x = Orphan{}
-	mi := &file_slacker_proto_msgTypes[44]
+	mi := &file_slacker_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2852,7 @@ func (x *Orphan) String() string {
 func (*Orphan) ProtoMessage() {}
 
 func (x *Orphan) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[44]
+	mi := &file_slacker_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2865,7 @@ func (x *Orphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
 func (*Orphan) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{44}
+	return file_slacker_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Orphan) GetKind() string {
@@ -2727,7 +2911,7 @@ type StartScrubRequest struct {
 
 func (x *StartScrubRequest) Reset() {
 	*x = StartScrubRequest{}
-	mi := &file_slacker_proto_msgTypes[45]
+	mi := &file_slacker_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +2923,7 @@ func (x *StartScrubRequest) String() string {
 func (*StartScrubRequest) ProtoMessage() {}
 
 func (x *StartScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[45]
+	mi := &file_slacker_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +2936,7 @@ func (x *StartScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartScrubRequest.ProtoReflect.Descriptor instead.
 func (*StartScrubRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{45}
+	return file_slacker_proto_rawDescGZIP(), []int{48}
 }
 
 type StopScrubRequest struct {
@@ -2763,7 +2947,7 @@ type StopScrubRequest struct {
 
 func (x *StopScrubRequest) Reset() {
 	*x = StopScrubRequest{}
-	mi := &file_slacker_proto_msgTypes[46]
+	mi := &file_slacker_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +2959,7 @@ func (x *StopScrubRequest) String() string {
 func (*StopScrubRequest) ProtoMessage() {}
 
 func (x *StopScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[46]
+	mi := &file_slacker_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +2972,7 @@ func (x *StopScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopScrubRequest.ProtoReflect.Descriptor instead.
 func (*StopScrubRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{46}
+	return file_slacker_proto_rawDescGZIP(), []int{49}
 }
 
 type GetScrubRequest struct {
@@ -2799,7 +2983,7 @@ type GetScrubRequest struct {
 
 func (x *GetScrubRequest) Reset() {
 	*x = GetScrubRequest{}
-	mi := &file_slacker_proto_msgTypes[47]
+	mi := &file_slacker_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +2995,7 @@ func (x *GetScrubRequest) String() string {
 func (*GetScrubRequest) ProtoMessage() {}
 
 func (x *GetScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[47]
+	mi := &file_slacker_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +3008,7 @@ func (x *GetScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScrubRequest.ProtoReflect.Descriptor instead.
 func (*GetScrubRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{47}
+	return file_slacker_proto_rawDescGZIP(), []int{50}
 }
 
 type Scrub struct {
@@ -2844,7 +3028,7 @@ type Scrub struct {
 
 func (x *Scrub) Reset() {
 	*x = Scrub{}
-	mi := &file_slacker_proto_msgTypes[48]
+	mi := &file_slacker_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2856,7 +3040,7 @@ func (x *Scrub) String() string {
 func (*Scrub) ProtoMessage() {}
 
 func (x *Scrub) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[48]
+	mi := &file_slacker_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2869,7 +3053,7 @@ func (x *Scrub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
 func (*Scrub) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{48}
+	return file_slacker_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Scrub) GetRunning() bool {
@@ -2944,7 +3128,7 @@ type GetActivityRequest struct {
 
 func (x *GetActivityRequest) Reset() {
 	*x = GetActivityRequest{}
-	mi := &file_slacker_proto_msgTypes[49]
+	mi := &file_slacker_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3140,7 @@ func (x *GetActivityRequest) String() string {
 func (*GetActivityRequest) ProtoMessage() {}
 
 func (x *GetActivityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[49]
+	mi := &file_slacker_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3153,7 @@ func (x *GetActivityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetActivityRequest.ProtoReflect.Descriptor instead.
 func (*GetActivityRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{49}
+	return file_slacker_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetActivityRequest) GetByConnection() bool {
@@ -2994,7 +3178,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_slacker_proto_msgTypes[50]
+	mi := &file_slacker_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3190,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[50]
+	mi := &file_slacker_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3203,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{50}
+	return file_slacker_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Activity) GetTime() *timestamppb.Timestamp {
@@ -3058,7 +3242,7 @@ type TargetActivity struct {
 
 func (x *TargetActivity) Reset() {
 	*x = TargetActivity{}
-	mi := &file_slacker_proto_msgTypes[51]
+	mi := &file_slacker_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3070,7 +3254,7 @@ func (x *TargetActivity) String() string {
 func (*TargetActivity) ProtoMessage() {}
 
 func (x *TargetActivity) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[51]
+	mi := &file_slacker_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3083,7 +3267,7 @@ func (x *TargetActivity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetActivity.ProtoReflect.Descriptor instead.
 func (*TargetActivity) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{51}
+	return file_slacker_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *TargetActivity) GetTarget() string {
@@ -3135,7 +3319,7 @@ type ActiveConnection struct {
 
 func (x *ActiveConnection) Reset() {
 	*x = ActiveConnection{}
-	mi := &file_slacker_proto_msgTypes[52]
+	mi := &file_slacker_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3331,7 @@ func (x *ActiveConnection) String() string {
 func (*ActiveConnection) ProtoMessage() {}
 
 func (x *ActiveConnection) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[52]
+	mi := &file_slacker_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3344,7 @@ func (x *ActiveConnection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActiveConnection.ProtoReflect.Descriptor instead.
 func (*ActiveConnection) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{52}
+	return file_slacker_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ActiveConnection) GetId() uint64 {
@@ -3218,7 +3402,7 @@ type CommandActivity struct {
 
 func (x *CommandActivity) Reset() {
 	*x = CommandActivity{}
-	mi := &file_slacker_proto_msgTypes[53]
+	mi := &file_slacker_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3414,7 @@ func (x *CommandActivity) String() string {
 func (*CommandActivity) ProtoMessage() {}
 
 func (x *CommandActivity) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[53]
+	mi := &file_slacker_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3427,7 @@ func (x *CommandActivity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandActivity.ProtoReflect.Descriptor instead.
 func (*CommandActivity) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{53}
+	return file_slacker_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CommandActivity) GetCommand() string {
@@ -3395,7 +3579,7 @@ const file_slacker_proto_rawDesc = "" +
 	"\x06worker\x18\x02 \x01(\tR\x06worker\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x1a\n" +
 	"\btakeover\x18\x04 \x01(\bR\btakeover\x12#\n" +
-	"\rattachment_id\x18\x05 \x01(\tR\fattachmentId\"\xc6\x02\n" +
+	"\rattachment_id\x18\x05 \x01(\tR\fattachmentId\"\xec\x02\n" +
 	"\n" +
 	"Attachment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
@@ -3412,7 +3596,20 @@ const file_slacker_proto_rawDesc = "" +
 	"\acreated\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12#\n" +
 	"\rnbd_addresses\x18\t \x03(\tR\fnbdAddresses\x12 \n" +
 	"\vconnections\x18\n" +
-	" \x01(\rR\vconnections\"4\n" +
+	" \x01(\rR\vconnections\x12$\n" +
+	"\x04base\x18\v \x01(\v2\x10.slacker.v1.BaseR\x04base\"K\n" +
+	"\x04Base\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x04R\tsizeBytes\x12\x14\n" +
+	"\x05clean\x18\x03 \x01(\bR\x05clean\"r\n" +
+	"\x0fGetDirtyRequest\x12#\n" +
+	"\rattachment_id\x18\x01 \x01(\tR\fattachmentId\x12\x17\n" +
+	"\abase_id\x18\x02 \x01(\tR\x06baseId\x12!\n" +
+	"\foffset_bytes\x18\x03 \x01(\x04R\voffsetBytes\"C\n" +
+	"\x10GetDirtyResponse\x12\x12\n" +
+	"\x04runs\x18\x01 \x03(\x04R\x04runs\x12\x1b\n" +
+	"\tend_bytes\x18\x02 \x01(\x04R\bendBytes\"4\n" +
 	"\rDetachRequest\x12#\n" +
 	"\rattachment_id\x18\x01 \x01(\tR\fattachmentId\"\x10\n" +
 	"\x0eDetachResponse\"H\n" +
@@ -3534,7 +3731,7 @@ const file_slacker_proto_rawDesc = "" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x16\n" +
 	"\x06failed\x18\x03 \x01(\x04R\x06failed\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x18\n" +
-	"\abuckets\x18\x05 \x03(\x04R\abuckets2\xff\x0f\n" +
+	"\abuckets\x18\x05 \x03(\x04R\abuckets2\xc6\x10\n" +
 	"\fAdminService\x12C\n" +
 	"\fCreateVolume\x12\x1f.slacker.v1.CreateVolumeRequest\x1a\x12.slacker.v1.Volume\x12N\n" +
 	"\vListVolumes\x12\x1e.slacker.v1.ListVolumesRequest\x1a\x1f.slacker.v1.ListVolumesResponse\x12H\n" +
@@ -3554,7 +3751,8 @@ const file_slacker_proto_rawDesc = "" +
 	"\vAbortImport\x12\x1e.slacker.v1.AbortImportRequest\x1a\x1f.slacker.v1.AbortImportResponse\x12;\n" +
 	"\x06Attach\x12\x19.slacker.v1.AttachRequest\x1a\x16.slacker.v1.Attachment\x12?\n" +
 	"\x06Detach\x12\x19.slacker.v1.DetachRequest\x1a\x1a.slacker.v1.DetachResponse\x12Z\n" +
-	"\x0fListAttachments\x12\".slacker.v1.ListAttachmentsRequest\x1a#.slacker.v1.ListAttachmentsResponse\x12=\n" +
+	"\x0fListAttachments\x12\".slacker.v1.ListAttachmentsRequest\x1a#.slacker.v1.ListAttachmentsResponse\x12E\n" +
+	"\bGetDirty\x12\x1b.slacker.v1.GetDirtyRequest\x1a\x1c.slacker.v1.GetDirtyResponse\x12=\n" +
 	"\tGetStatus\x12\x1c.slacker.v1.GetStatusRequest\x1a\x12.slacker.v1.Status\x12;\n" +
 	"\x05Check\x12\x18.slacker.v1.CheckRequest\x1a\x16.slacker.v1.CheckEvent0\x01\x12V\n" +
 	"\x0eCollectGarbage\x12!.slacker.v1.CollectGarbageRequest\x1a\x1f.slacker.v1.CollectGarbageEvent0\x01\x12@\n" +
@@ -3579,7 +3777,7 @@ func file_slacker_proto_rawDescGZIP() []byte {
 	return file_slacker_proto_rawDescData
 }
 
-var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_slacker_proto_goTypes = []any{
 	(*Volume)(nil),                  // 0: slacker.v1.Volume
 	(*Snapshot)(nil),                // 1: slacker.v1.Snapshot
@@ -3609,38 +3807,41 @@ var file_slacker_proto_goTypes = []any{
 	(*AbortImportResponse)(nil),     // 25: slacker.v1.AbortImportResponse
 	(*AttachRequest)(nil),           // 26: slacker.v1.AttachRequest
 	(*Attachment)(nil),              // 27: slacker.v1.Attachment
-	(*DetachRequest)(nil),           // 28: slacker.v1.DetachRequest
-	(*DetachResponse)(nil),          // 29: slacker.v1.DetachResponse
-	(*ListAttachmentsRequest)(nil),  // 30: slacker.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil), // 31: slacker.v1.ListAttachmentsResponse
-	(*GetStatusRequest)(nil),        // 32: slacker.v1.GetStatusRequest
-	(*Status)(nil),                  // 33: slacker.v1.Status
-	(*UpgradeServerRequest)(nil),    // 34: slacker.v1.UpgradeServerRequest
-	(*UpgradeServerResponse)(nil),   // 35: slacker.v1.UpgradeServerResponse
-	(*Upgrade)(nil),                 // 36: slacker.v1.Upgrade
-	(*CheckRequest)(nil),            // 37: slacker.v1.CheckRequest
-	(*CheckEvent)(nil),              // 38: slacker.v1.CheckEvent
-	(*Damage)(nil),                  // 39: slacker.v1.Damage
-	(*CollectGarbageRequest)(nil),   // 40: slacker.v1.CollectGarbageRequest
-	(*CollectGarbageEvent)(nil),     // 41: slacker.v1.CollectGarbageEvent
-	(*GetGarbageRequest)(nil),       // 42: slacker.v1.GetGarbageRequest
-	(*Garbage)(nil),                 // 43: slacker.v1.Garbage
-	(*Orphan)(nil),                  // 44: slacker.v1.Orphan
-	(*StartScrubRequest)(nil),       // 45: slacker.v1.StartScrubRequest
-	(*StopScrubRequest)(nil),        // 46: slacker.v1.StopScrubRequest
-	(*GetScrubRequest)(nil),         // 47: slacker.v1.GetScrubRequest
-	(*Scrub)(nil),                   // 48: slacker.v1.Scrub
-	(*GetActivityRequest)(nil),      // 49: slacker.v1.GetActivityRequest
-	(*Activity)(nil),                // 50: slacker.v1.Activity
-	(*TargetActivity)(nil),          // 51: slacker.v1.TargetActivity
-	(*ActiveConnection)(nil),        // 52: slacker.v1.ActiveConnection
-	(*CommandActivity)(nil),         // 53: slacker.v1.CommandActivity
-	(*timestamppb.Timestamp)(nil),   // 54: google.protobuf.Timestamp
+	(*Base)(nil),                    // 28: slacker.v1.Base
+	(*GetDirtyRequest)(nil),         // 29: slacker.v1.GetDirtyRequest
+	(*GetDirtyResponse)(nil),        // 30: slacker.v1.GetDirtyResponse
+	(*DetachRequest)(nil),           // 31: slacker.v1.DetachRequest
+	(*DetachResponse)(nil),          // 32: slacker.v1.DetachResponse
+	(*ListAttachmentsRequest)(nil),  // 33: slacker.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil), // 34: slacker.v1.ListAttachmentsResponse
+	(*GetStatusRequest)(nil),        // 35: slacker.v1.GetStatusRequest
+	(*Status)(nil),                  // 36: slacker.v1.Status
+	(*UpgradeServerRequest)(nil),    // 37: slacker.v1.UpgradeServerRequest
+	(*UpgradeServerResponse)(nil),   // 38: slacker.v1.UpgradeServerResponse
+	(*Upgrade)(nil),                 // 39: slacker.v1.Upgrade
+	(*CheckRequest)(nil),            // 40: slacker.v1.CheckRequest
+	(*CheckEvent)(nil),              // 41: slacker.v1.CheckEvent
+	(*Damage)(nil),                  // 42: slacker.v1.Damage
+	(*CollectGarbageRequest)(nil),   // 43: slacker.v1.CollectGarbageRequest
+	(*CollectGarbageEvent)(nil),     // 44: slacker.v1.CollectGarbageEvent
+	(*GetGarbageRequest)(nil),       // 45: slacker.v1.GetGarbageRequest
+	(*Garbage)(nil),                 // 46: slacker.v1.Garbage
+	(*Orphan)(nil),                  // 47: slacker.v1.Orphan
+	(*StartScrubRequest)(nil),       // 48: slacker.v1.StartScrubRequest
+	(*StopScrubRequest)(nil),        // 49: slacker.v1.StopScrubRequest
+	(*GetScrubRequest)(nil),         // 50: slacker.v1.GetScrubRequest
+	(*Scrub)(nil),                   // 51: slacker.v1.Scrub
+	(*GetActivityRequest)(nil),      // 52: slacker.v1.GetActivityRequest
+	(*Activity)(nil),                // 53: slacker.v1.Activity
+	(*TargetActivity)(nil),          // 54: slacker.v1.TargetActivity
+	(*ActiveConnection)(nil),        // 55: slacker.v1.ActiveConnection
+	(*CommandActivity)(nil),         // 56: slacker.v1.CommandActivity
+	(*timestamppb.Timestamp)(nil),   // 57: google.protobuf.Timestamp
 }
 var file_slacker_proto_depIdxs = []int32{
-	54, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	57, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
 	27, // 1: slacker.v1.Volume.attachment:type_name -> slacker.v1.Attachment
-	54, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	57, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
 	0,  // 3: slacker.v1.ListVolumesResponse.volumes:type_name -> slacker.v1.Volume
 	0,  // 4: slacker.v1.GetVolumeResponse.volume:type_name -> slacker.v1.Volume
 	2,  // 5: slacker.v1.GetVolumeResponse.space:type_name -> slacker.v1.Space
@@ -3649,82 +3850,85 @@ var file_slacker_proto_depIdxs = []int32{
 	1,  // 8: slacker.v1.GetSnapshotResponse.snapshot:type_name -> slacker.v1.Snapshot
 	2,  // 9: slacker.v1.GetSnapshotResponse.space:type_name -> slacker.v1.Space
 	27, // 10: slacker.v1.BeginImportResponse.attachment:type_name -> slacker.v1.Attachment
-	54, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
-	27, // 12: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
-	54, // 13: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
-	36, // 14: slacker.v1.Status.upgrade:type_name -> slacker.v1.Upgrade
-	54, // 15: slacker.v1.Upgrade.finished:type_name -> google.protobuf.Timestamp
-	39, // 16: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
-	44, // 17: slacker.v1.Garbage.orphans:type_name -> slacker.v1.Orphan
-	54, // 18: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
-	54, // 19: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
-	39, // 20: slacker.v1.Scrub.damage:type_name -> slacker.v1.Damage
-	54, // 21: slacker.v1.Activity.time:type_name -> google.protobuf.Timestamp
-	51, // 22: slacker.v1.Activity.targets:type_name -> slacker.v1.TargetActivity
-	53, // 23: slacker.v1.TargetActivity.commands:type_name -> slacker.v1.CommandActivity
-	52, // 24: slacker.v1.TargetActivity.connection:type_name -> slacker.v1.ActiveConnection
-	54, // 25: slacker.v1.ActiveConnection.opened:type_name -> google.protobuf.Timestamp
-	3,  // 26: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
-	4,  // 27: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
-	6,  // 28: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
-	8,  // 29: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
-	9,  // 30: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
-	10, // 31: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
-	12, // 32: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
-	13, // 33: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
-	14, // 34: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
-	16, // 35: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
-	18, // 36: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
-	19, // 37: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
-	20, // 38: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
-	21, // 39: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
-	23, // 40: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
-	24, // 41: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
-	26, // 42: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
-	28, // 43: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
-	30, // 44: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
-	32, // 45: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
-	37, // 46: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
-	40, // 47: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
-	42, // 48: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
-	45, // 49: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
-	46, // 50: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
-	47, // 51: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
-	49, // 52: slacker.v1.AdminService.GetActivity:input_type -> slacker.v1.GetActivityRequest
-	34, // 53: slacker.v1.AdminService.UpgradeServer:input_type -> slacker.v1.UpgradeServerRequest
-	0,  // 54: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
-	5,  // 55: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
-	7,  // 56: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
-	0,  // 57: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
-	0,  // 58: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
-	11, // 59: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
-	1,  // 60: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
-	1,  // 61: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
-	15, // 62: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
-	17, // 63: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
-	11, // 64: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
-	0,  // 65: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
-	0,  // 66: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
-	22, // 67: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
-	1,  // 68: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
-	25, // 69: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
-	27, // 70: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
-	29, // 71: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
-	31, // 72: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
-	33, // 73: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
-	38, // 74: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
-	41, // 75: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
-	43, // 76: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
-	48, // 77: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
-	48, // 78: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
-	48, // 79: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
-	50, // 80: slacker.v1.AdminService.GetActivity:output_type -> slacker.v1.Activity
-	35, // 81: slacker.v1.AdminService.UpgradeServer:output_type -> slacker.v1.UpgradeServerResponse
-	54, // [54:82] is the sub-list for method output_type
-	26, // [26:54] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	57, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
+	28, // 12: slacker.v1.Attachment.base:type_name -> slacker.v1.Base
+	27, // 13: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
+	57, // 14: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
+	39, // 15: slacker.v1.Status.upgrade:type_name -> slacker.v1.Upgrade
+	57, // 16: slacker.v1.Upgrade.finished:type_name -> google.protobuf.Timestamp
+	42, // 17: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
+	47, // 18: slacker.v1.Garbage.orphans:type_name -> slacker.v1.Orphan
+	57, // 19: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
+	57, // 20: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
+	42, // 21: slacker.v1.Scrub.damage:type_name -> slacker.v1.Damage
+	57, // 22: slacker.v1.Activity.time:type_name -> google.protobuf.Timestamp
+	54, // 23: slacker.v1.Activity.targets:type_name -> slacker.v1.TargetActivity
+	56, // 24: slacker.v1.TargetActivity.commands:type_name -> slacker.v1.CommandActivity
+	55, // 25: slacker.v1.TargetActivity.connection:type_name -> slacker.v1.ActiveConnection
+	57, // 26: slacker.v1.ActiveConnection.opened:type_name -> google.protobuf.Timestamp
+	3,  // 27: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
+	4,  // 28: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
+	6,  // 29: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
+	8,  // 30: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
+	9,  // 31: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
+	10, // 32: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
+	12, // 33: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
+	13, // 34: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
+	14, // 35: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
+	16, // 36: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
+	18, // 37: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
+	19, // 38: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
+	20, // 39: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
+	21, // 40: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
+	23, // 41: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
+	24, // 42: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
+	26, // 43: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
+	31, // 44: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
+	33, // 45: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
+	29, // 46: slacker.v1.AdminService.GetDirty:input_type -> slacker.v1.GetDirtyRequest
+	35, // 47: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
+	40, // 48: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
+	43, // 49: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
+	45, // 50: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
+	48, // 51: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
+	49, // 52: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
+	50, // 53: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
+	52, // 54: slacker.v1.AdminService.GetActivity:input_type -> slacker.v1.GetActivityRequest
+	37, // 55: slacker.v1.AdminService.UpgradeServer:input_type -> slacker.v1.UpgradeServerRequest
+	0,  // 56: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
+	5,  // 57: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
+	7,  // 58: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
+	0,  // 59: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
+	0,  // 60: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
+	11, // 61: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
+	1,  // 62: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
+	1,  // 63: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
+	15, // 64: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
+	17, // 65: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
+	11, // 66: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
+	0,  // 67: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
+	0,  // 68: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
+	22, // 69: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
+	1,  // 70: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
+	25, // 71: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
+	27, // 72: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
+	32, // 73: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
+	34, // 74: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
+	30, // 75: slacker.v1.AdminService.GetDirty:output_type -> slacker.v1.GetDirtyResponse
+	36, // 76: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
+	41, // 77: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
+	44, // 78: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
+	46, // 79: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
+	51, // 80: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
+	51, // 81: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
+	51, // 82: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
+	53, // 83: slacker.v1.AdminService.GetActivity:output_type -> slacker.v1.Activity
+	38, // 84: slacker.v1.AdminService.UpgradeServer:output_type -> slacker.v1.UpgradeServerResponse
+	56, // [56:85] is the sub-list for method output_type
+	27, // [27:56] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_slacker_proto_init() }
@@ -3738,7 +3942,7 @@ func file_slacker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_slacker_proto_rawDesc), len(file_slacker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   54,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

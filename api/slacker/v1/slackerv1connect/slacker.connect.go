@@ -91,6 +91,8 @@ const (
 	// AdminServiceListAttachmentsProcedure is the fully-qualified name of the AdminService's
 	// ListAttachments RPC.
 	AdminServiceListAttachmentsProcedure = "/slacker.v1.AdminService/ListAttachments"
+	// AdminServiceGetDirtyProcedure is the fully-qualified name of the AdminService's GetDirty RPC.
+	AdminServiceGetDirtyProcedure = "/slacker.v1.AdminService/GetDirty"
 	// AdminServiceGetStatusProcedure is the fully-qualified name of the AdminService's GetStatus RPC.
 	AdminServiceGetStatusProcedure = "/slacker.v1.AdminService/GetStatus"
 	// AdminServiceCheckProcedure is the fully-qualified name of the AdminService's Check RPC.
@@ -142,6 +144,8 @@ type AdminServiceClient interface {
 	Attach(context.Context, *connect.Request[v1.AttachRequest]) (*connect.Response[v1.Attachment], error)
 	Detach(context.Context, *connect.Request[v1.DetachRequest]) (*connect.Response[v1.DetachResponse], error)
 	ListAttachments(context.Context, *connect.Request[v1.ListAttachmentsRequest]) (*connect.Response[v1.ListAttachmentsResponse], error)
+	// GetDirty says what the volume of an attachment may have written since its base.
+	GetDirty(context.Context, *connect.Request[v1.GetDirtyRequest]) (*connect.Response[v1.GetDirtyResponse], error)
 	// Upkeep.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error)
 	Check(context.Context, *connect.Request[v1.CheckRequest]) (*connect.ServerStreamForClient[v1.CheckEvent], error)
@@ -286,6 +290,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ListAttachments")),
 			connect.WithClientOptions(opts...),
 		),
+		getDirty: connect.NewClient[v1.GetDirtyRequest, v1.GetDirtyResponse](
+			httpClient,
+			baseURL+AdminServiceGetDirtyProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetDirty")),
+			connect.WithClientOptions(opts...),
+		),
 		getStatus: connect.NewClient[v1.GetStatusRequest, v1.Status](
 			httpClient,
 			baseURL+AdminServiceGetStatusProcedure,
@@ -364,6 +374,7 @@ type adminServiceClient struct {
 	attach          *connect.Client[v1.AttachRequest, v1.Attachment]
 	detach          *connect.Client[v1.DetachRequest, v1.DetachResponse]
 	listAttachments *connect.Client[v1.ListAttachmentsRequest, v1.ListAttachmentsResponse]
+	getDirty        *connect.Client[v1.GetDirtyRequest, v1.GetDirtyResponse]
 	getStatus       *connect.Client[v1.GetStatusRequest, v1.Status]
 	check           *connect.Client[v1.CheckRequest, v1.CheckEvent]
 	collectGarbage  *connect.Client[v1.CollectGarbageRequest, v1.CollectGarbageEvent]
@@ -470,6 +481,11 @@ func (c *adminServiceClient) ListAttachments(ctx context.Context, req *connect.R
 	return c.listAttachments.CallUnary(ctx, req)
 }
 
+// GetDirty calls slacker.v1.AdminService.GetDirty.
+func (c *adminServiceClient) GetDirty(ctx context.Context, req *connect.Request[v1.GetDirtyRequest]) (*connect.Response[v1.GetDirtyResponse], error) {
+	return c.getDirty.CallUnary(ctx, req)
+}
+
 // GetStatus calls slacker.v1.AdminService.GetStatus.
 func (c *adminServiceClient) GetStatus(ctx context.Context, req *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error) {
 	return c.getStatus.CallUnary(ctx, req)
@@ -543,6 +559,8 @@ type AdminServiceHandler interface {
 	Attach(context.Context, *connect.Request[v1.AttachRequest]) (*connect.Response[v1.Attachment], error)
 	Detach(context.Context, *connect.Request[v1.DetachRequest]) (*connect.Response[v1.DetachResponse], error)
 	ListAttachments(context.Context, *connect.Request[v1.ListAttachmentsRequest]) (*connect.Response[v1.ListAttachmentsResponse], error)
+	// GetDirty says what the volume of an attachment may have written since its base.
+	GetDirty(context.Context, *connect.Request[v1.GetDirtyRequest]) (*connect.Response[v1.GetDirtyResponse], error)
 	// Upkeep.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error)
 	Check(context.Context, *connect.Request[v1.CheckRequest], *connect.ServerStream[v1.CheckEvent]) error
@@ -683,6 +701,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ListAttachments")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceGetDirtyHandler := connect.NewUnaryHandler(
+		AdminServiceGetDirtyProcedure,
+		svc.GetDirty,
+		connect.WithSchema(adminServiceMethods.ByName("GetDirty")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceGetStatusHandler := connect.NewUnaryHandler(
 		AdminServiceGetStatusProcedure,
 		svc.GetStatus,
@@ -777,6 +801,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceDetachHandler.ServeHTTP(w, r)
 		case AdminServiceListAttachmentsProcedure:
 			adminServiceListAttachmentsHandler.ServeHTTP(w, r)
+		case AdminServiceGetDirtyProcedure:
+			adminServiceGetDirtyHandler.ServeHTTP(w, r)
 		case AdminServiceGetStatusProcedure:
 			adminServiceGetStatusHandler.ServeHTTP(w, r)
 		case AdminServiceCheckProcedure:
@@ -878,6 +904,10 @@ func (UnimplementedAdminServiceHandler) Detach(context.Context, *connect.Request
 
 func (UnimplementedAdminServiceHandler) ListAttachments(context.Context, *connect.Request[v1.ListAttachmentsRequest]) (*connect.Response[v1.ListAttachmentsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.ListAttachments is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetDirty(context.Context, *connect.Request[v1.GetDirtyRequest]) (*connect.Response[v1.GetDirtyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.GetDirty is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error) {
