@@ -22,7 +22,7 @@ func (s *Server) describe(h inHeader, body []byte) {
 	case opSetattr: // open with O_TRUNC and touch ask for it
 		if len(body) < setattrBytes {
 			s.refuse(u, unix.EINVAL)
-		} else if binary.NativeEndian.Uint32(body)&setattrSize != 0 && binary.NativeEndian.Uint64(body[16:]) != s.session.Info().SizeBytes {
+		} else if binary.NativeEndian.Uint32(body)&setattrSize != 0 && binary.NativeEndian.Uint64(body[16:]) != s.export.Info().SizeBytes {
 			s.refuse(u, unix.EPERM)
 		} else {
 			s.getattr(h)
@@ -30,7 +30,7 @@ func (s *Server) describe(h inHeader, body []byte) {
 	case opOpen:
 		s.open(h, body)
 	case opStatfs: // tells the loop device the granularity of discards
-		s.sent(s.device.answer(u, &statfsOut{Bsize: fuseBlockSize, Frsize: fuseBlockSize, NameLen: 255, Blocks: s.session.Info().SizeBytes / fuseBlockSize}))
+		s.sent(s.device.answer(u, &statfsOut{Bsize: fuseBlockSize, Frsize: fuseBlockSize, NameLen: 255, Blocks: s.export.Info().SizeBytes / fuseBlockSize}))
 	default:
 		s.refuse(u, unix.ENOSYS)
 	}
@@ -46,7 +46,7 @@ func (s *Server) attr(node uint64) (attr, bool) {
 		if s.readOnly {
 			a.Mode = unix.S_IFREG | 0o400
 		}
-		a.Size = s.session.Info().SizeBytes
+		a.Size = s.export.Info().SizeBytes
 		a.Blocks = a.Size / 512
 	default:
 		return attr{}, false

@@ -59,7 +59,7 @@ func newKernel(t *testing.T, readOnly bool) *kernel {
 	k.fd = ends[1]
 	device := &Device{File: os.NewFile(uintptr(ends[0]), "device"), fd: ends[0], Settings: Settings{MaxWriteBytes: 128 << 10}}
 	k.send(opInit, 0, u32(protoMajor, 38, 1<<20, flagAsyncDIO|flagInitExt, flagHasResend>>32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
-	k.server, err = NewServer(device, session, "disk", readOnly, zap.NewNop())
+	k.server, err = NewServer(device, session, session.NewBatch(), "disk", readOnly, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,7 @@ func (s *Server) finish(o *operation, answer []byte, err error) {
 // read begins a read. What lies beyond the end is not answered.
 func (s *Server) read(unique uint64, body []byte) {
 	off, n := binary.NativeEndian.Uint64(body[8:]), uint64(binary.NativeEndian.Uint32(body[16:]))
-	size := s.session.Info().SizeBytes
+	size := s.export.Info().SizeBytes
 	if n > uint64(s.device.Settings.MaxWriteBytes) {
 		s.refuse(unique, unix.EINVAL)
 		return

@@ -21,32 +21,45 @@ const (
 	fuseBlockSize = block.Size
 )
 
+// Export is what the file shows: a [nbdclient.Session], or what is before one.
+type Export interface {
+	Info() nbdclient.Info
+	WriteZeroes(ctx context.Context, offBytes, lengthBytes uint64, noHole, fua bool) error
+}
+
+// Batch takes the requests to an export, as [nbdclient.Batch] does.
+type Batch interface {
+	Submit(r *nbdclient.Request)
+	Send()
+}
+
 // Server serves a file over a device.
 type Server struct {
 	device   *Device
-	session  *nbdclient.Session
+	export   Export
 	name     string
 	readOnly bool
 	created  uint64
 	log      *zap.Logger
 
-	batch  *nbdclient.Batch // of the reader
-	buf    []byte           // where the reader reads
+	batch  Batch  // of the reader
+	buf    []byte // where the reader reads
 	free   operations
 	aside  sync.WaitGroup // requests that wait for the server apart from the reader
 	failed func(o *operation, err error)
 }
 
 // NewServer agrees with the kernel on the settings of the device, unless that
-// was done before, and returns a server of a file of that name.
-func NewServer(d *Device, session *nbdclient.Session, name string, readOnly bool, log *zap.Logger) (*Server, error) {
+// was done before, and returns a server of a file of that name. The batch is the
+// server's.
+func NewServer(d *Device, export Export, batch Batch, name string, readOnly bool, log *zap.Logger) (*Server, error) {
 	if err := unix.SetNonblock(d.fd, true); err != nil {
 		return nil, block.Errorf(block.IO, "serve FUSE: %w", err)
 	}
 	if err := d.greet(); err != nil {
 		return nil, err
 	}
-	s := &Server{device: d, session: session, name: name, readOnly: readOnly, created: uint64(time.Now().Unix()), log: log, batch: session.NewBatch()}
+	s := &Server{device: d, export: export, batch: batch, name: name, readOnly: readOnly, created: uint64(time.Now().Unix()), log: log}
 	s.failed = func(o *operation, err error) {
 		log.Error("request failed", zap.Uint8("operation", uint8(o.request.Op)), zap.Uint64("offset", o.request.OffBytes), zap.Int("bytes", len(o.request.Data)), zap.Error(err))
 	}
@@ -114,7 +127,7 @@ func (s *Server) handle(h inHeader, body []byte) {
 // fallocate punches holes and zeroes ranges: discard and write zeroes of the
 // loop device come as these. Both promise zeroes, which NBD's trim does not.
 func (s *Server) fallocate(off, n uint64, mode uint32) error {
-	info := s.session.Info()
+	info := s.export.Info()
 	if off > info.SizeBytes || n > info.SizeBytes-off {
 		return unix.EFBIG
 	}
@@ -129,7 +142,7 @@ func (s *Server) fallocate(off, n uint64, mode uint32) error {
 	default:
 		return unix.EOPNOTSUPP
 	}
-	return s.session.WriteZeroes(context.Background(), off, n, noHole, false)
+	return s.export.WriteZeroes(context.Background(), off, n, noHole, false)
 }
 
 // refuse answers with an error, or with success and nothing more.

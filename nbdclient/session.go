@@ -85,6 +85,7 @@ type Session struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when a slot changes
 	fatal   error         // the server will never take the session back
+	lost    atomic.Bool   // fatal is set
 }
 
 // OpenSession connects the first slot, to any of addrs, and starts the others.
@@ -144,6 +145,10 @@ func (s *Session) Connected() (live, slots int) {
 	}
 	return live, len(s.slots)
 }
+
+// Lost reports whether the server has refused the session for good: every request
+// fails from then on.
+func (s *Session) Lost() bool { return s.lost.Load() }
 
 // Close disconnects every slot. Requests in flight fail.
 func (s *Session) Close() error {
@@ -348,6 +353,7 @@ func (s *Session) giveUp(err error) {
 	s.mu.Lock()
 	if s.fatal == nil {
 		s.fatal = err
+		s.lost.Store(true)
 		close(s.changed)
 		s.changed = make(chan struct{})
 	}

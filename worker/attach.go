@@ -168,6 +168,7 @@ func (w *Worker) fresh(ctx context.Context, target string, o AttachOptions, old 
 		Worker: w.Worker, Boot: w.boot, ReadOnly: o.ReadOnly, Connections: o.Connections,
 		TLSCA: w.TLS.CA, TLSCert: w.TLS.Cert, TLSKey: w.TLS.Key, Created: time.Now().UTC(),
 		RequestSeconds: int(w.RequestTimeout / time.Second), DeadSeconds: int(w.DeadTimeout / time.Second)}
+	w.useCache(s)
 	if s.Connections == 0 {
 		s.Connections = map[string]int{driverNBD: DefaultNBDConnections, driverFuse: DefaultFuseConnections}[name]
 	}

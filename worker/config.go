@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/blockcache"
 	"github.com/slackerd/slacker/certs"
 	"github.com/slackerd/slacker/nbdclient"
 )
@@ -56,6 +58,11 @@ type Config struct {
 	// exceed the server's slowest honest answer. DeadTimeout is how long I/O
 	// waits for a dead server before it fails.
 	RequestTimeout, DeadTimeout time.Duration
+	// CacheBytes bounds the blocks that the fuse driver keeps of what it has read,
+	// for all attachments of this host; 0 keeps none. They are in CacheDir; empty
+	// is DefaultCacheDir, or a directory in a state directory of its own.
+	CacheDir   string
+	CacheBytes int64
 	// Verbose is told of each step and how long it took.
 	Verbose func(step string, took time.Duration)
 	// fault is called before each step; tests fail a step by it.
@@ -73,7 +80,7 @@ func DefaultConfig() (Config, error) {
 		return Config{}, err
 	}
 	return Config{StateDir: DefaultStateDir, Worker: name, Executable: exe, RequestTimeout: DefaultRequestTimeout,
-		DeadTimeout: DefaultDeadTimeout, Verbose: func(string, time.Duration) {}, fault: func(string) error { return nil }}, nil
+		DeadTimeout: DefaultDeadTimeout, CacheBytes: DefaultCacheBytes, Verbose: func(string, time.Duration) {}, fault: func(string) error { return nil }}, nil
 }
 
 // HostName names this host: its host name and the start of its machine id,
@@ -101,6 +108,12 @@ func (c *Config) check() error {
 	}
 	if c.RequestTimeout < time.Second || c.DeadTimeout < time.Second {
 		faults = append(faults, "request timeout and dead timeout must be at least 1s")
+	}
+	if c.CacheDir != "" && !filepath.IsAbs(c.CacheDir) {
+		faults = append(faults, "cache directory "+c.CacheDir+" is not an absolute path")
+	}
+	if c.CacheBytes != 0 && c.CacheBytes < blockcache.MinLimitBytes {
+		faults = append(faults, fmt.Sprintf("cache of %d bytes, want at least %d, or 0 for none", c.CacheBytes, blockcache.MinLimitBytes))
 	}
 	if len(faults) > 0 {
 		return block.Errorf(block.Invalid, "worker: %s", strings.Join(faults, "; "))

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -75,6 +76,8 @@ type fakeServer struct {
 	opening func(slot string)
 	writing func(ctx context.Context, slot string, p []byte)
 	away    func() // ends the server
+	// snapshot is what all volumes started as, if they are of one.
+	snapshot []byte
 }
 
 // hookedDevice calls the hooks of the server for one connection.
@@ -200,6 +203,13 @@ func (f *fakeServer) Attach(_ context.Context, r *connect.Request[slackerv1.Atta
 	_ = dev.Close()
 	f.generation++
 	f.attachments[id] = &slackerv1.Attachment{Id: id, Generation: f.generation, Target: m.GetTarget(), Worker: m.GetWorker(), ReadOnly: m.GetReadOnly(), ExportName: id, SizeBytes: size, NbdAddresses: []string{f.nbd}}
+	if f.snapshot != nil {
+		p := make([]byte, size)
+		if err := f.read(volume, p); err != nil {
+			return nil, api.ToConnect(err)
+		}
+		f.attachments[id].Base = &slackerv1.Base{Id: "s", SizeBytes: size, Clean: bytes.Equal(p, f.snapshot)}
+	}
 	return connect.NewResponse(f.attachments[id]), nil
 }
 

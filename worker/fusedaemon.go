@@ -12,6 +12,7 @@ import (
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/fusefile"
+	"github.com/slackerd/slacker/lazy"
 	"github.com/slackerd/slacker/nbdclient"
 )
 
@@ -45,7 +46,9 @@ type fuseDaemon struct {
 	session *nbdclient.Session
 	keeper  *keeper // nil on kernels where no standby can take over
 	log     *zap.Logger
-	steps   string // what was done, and how long it took
+	steps   string       // what was done, and how long it took
+	volume  *lazy.Volume // the cache before the session, or nil
+	written lazy.Stats   // of it, as they were written down
 }
 
 func (r *running) sessionOptions(logger *zap.Logger) nbdclient.SessionOptions {
@@ -62,9 +65,9 @@ func (r *running) mountAndServe(logger *zap.Logger) error {
 	if err := d.open(); err != nil {
 		return err
 	}
-	server, err := d.fileSystem()
+	server, err := d.fileSystem(true)
 	if err != nil {
-		return joinLine(err, d.session.Close(), unmount(r.store.fuseDir(r.target), true))
+		return joinLine(err, d.close(), unmount(r.store.fuseDir(r.target), true))
 	}
 	d.standBy(standbyDelay)
 	return d.run(server)
@@ -122,20 +125,23 @@ func (r *running) takeOverFuse(b briefing, file *os.File, died time.Time, logger
 		d.keeper.dismiss()
 		return err
 	}
-	server, err := d.fileSystem()
+	server, err := d.fileSystem(false)
 	if err == nil {
 		err = device.Resend()
 	}
 	if err != nil {
 		d.keeper.dismiss()
-		return joinLine(err, d.session.Close())
+		return joinLine(err, d.close())
 	}
 	logger.Info("took over", zap.String("target", r.target), zap.Duration("after", time.Since(died)))
 	return d.run(server)
 }
 
-func (d *fuseDaemon) fileSystem() (*fusefile.Server, error) {
-	return fusefile.NewServer(d.device, d.session, filepath.Base(d.store.fuseFile(d.target)), d.state.ReadOnly, d.log)
+// fileSystem makes the server of the file; began: no process of the attachment
+// was there before this one.
+func (d *fuseDaemon) fileSystem(began bool) (*fusefile.Server, error) {
+	export, batch := d.export(began)
+	return fusefile.NewServer(d.device, export, batch, filepath.Base(d.store.fuseFile(d.target)), d.state.ReadOnly, d.log)
 }
 
 func (d *fuseDaemon) standBy(delay time.Duration) {
@@ -222,7 +228,7 @@ func (d *fuseDaemon) run(server *fusefile.Server) error {
 		select {
 		case err := <-served:
 			d.keeper.dismiss()
-			return joinLine(err, d.session.Close())
+			return joinLine(err, d.close())
 		case sig := <-signals:
 			if d.wanted() && (d.keeper != nil || sig == unix.SIGHUP) {
 				err := d.keeper.handOver()
@@ -236,6 +242,7 @@ func (d *fuseDaemon) run(server *fusefile.Server) error {
 			}
 			return d.end(nil)
 		case <-watch.C:
+			d.writeStats()
 			if !d.current() {
 				return d.end(block.Errorf(block.Fenced, "daemon of %s: its attach is gone", d.target))
 			}
@@ -246,5 +253,5 @@ func (d *fuseDaemon) run(server *fusefile.Server) error {
 // end unmounts: lazily, as a mount in use must not keep a daemon that is to go.
 func (d *fuseDaemon) end(why error) error {
 	d.keeper.dismiss()
-	return joinLine(why, unmount(d.store.fuseDir(d.target), true), d.session.Close())
+	return joinLine(why, unmount(d.store.fuseDir(d.target), true), d.close())
 }

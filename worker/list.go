@@ -8,6 +8,7 @@ import (
 
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/lazy"
 )
 
 // Conditions of a row of a listing.
@@ -29,8 +30,10 @@ type Row struct {
 	AttachmentID string    `json:"attachment_id"`
 	Server       string    `json:"server"`
 	Created      time.Time `json:"created"`
-	Condition    string    `json:"condition"`
-	Why          string    `json:"why,omitempty"`
+	// Cache is what the fuse driver's cache did for it so far.
+	Cache     *lazy.Stats `json:"cache,omitempty"`
+	Condition string      `json:"condition"`
+	Why       string      `json:"why,omitempty"`
 }
 
 // List returns what is attached here, by target, each checked against the
@@ -77,7 +80,7 @@ func (w *Worker) row(ctx context.Context, s *state, byID map[string]*slackerv1.A
 		return Row{}, err
 	}
 	r := Row{Target: s.Target, Device: device, Driver: s.Driver, Mounts: append([]string{}, at...), ReadOnly: s.ReadOnly, SizeBytes: s.SizeBytes,
-		AttachmentID: s.AttachmentID, Server: s.Server, Created: s.Created, Condition: ConditionOK}
+		AttachmentID: s.AttachmentID, Server: s.Server, Created: s.Created, Cache: w.store.stats(s.Target), Condition: ConditionOK}
 	unlock, err := w.store.lock(s.Target)
 	if block.Is(err, block.Busy) {
 		r.Condition, r.Why = ConditionBusy, "being attached or detached just now"

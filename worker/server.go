@@ -52,7 +52,7 @@ func (s *state) fillFrom(a *slackerv1.Attachment) error {
 		return err
 	}
 	s.AttachmentID, s.ExportName, s.SizeBytes = a.GetId(), a.GetExportName(), a.GetSizeBytes()
-	s.NBDAddresses, s.Generation = addrs, a.GetGeneration()
+	s.NBDAddresses, s.Generation, s.Base = addrs, a.GetGeneration(), baseFrom(a)
 	return nil
 }
 

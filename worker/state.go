@@ -60,6 +60,11 @@ type state struct {
 	TLSCert string `json:"tls_cert,omitempty"`
 	TLSKey  string `json:"tls_key,omitempty"`
 
+	// Base and the cache of its blocks, of the fuse driver.
+	Base       *base  `json:"base,omitempty"`
+	CacheDir   string `json:"cache_dir,omitempty"`
+	CacheBytes int64  `json:"cache_bytes,omitempty"`
+
 	MountDir     string    `json:"mount_dir,omitempty"`
 	MadeMountDir bool      `json:"made_mount_dir,omitempty"`
 	Created      time.Time `json:"created"`
@@ -105,7 +110,9 @@ func (s *state) secure() func() (*tls.Config, error) {
 //	KEY.lock    locked while somebody changes the target
 //	KEY.agent   locked by the agent while it lives; holds its pid
 //	KEY.log     what the agent has to say
+//	KEY.stats   what its cache did so far, JSON
 //	KEY.fuse/   where the fuse driver's file system is mounted
+//	cache/      the blocks that are kept, unless they are elsewhere
 type store struct{ dir string }
 
 func (d store) path(key, suffix string) string { return filepath.Join(d.dir, key+suffix) }
@@ -216,7 +223,7 @@ func (d store) replace(path string, b []byte) error {
 // remove removes what the directory keeps of a target, but for its lock; the
 // state file goes last.
 func (d store) remove(target string) error {
-	for _, suffix := range []string{".json.tmp", ".agent", ".log", ".json"} {
+	for _, suffix := range []string{".json.tmp", ".agent", ".log", ".stats.tmp", ".stats", ".json"} {
 		if err := os.Remove(d.path(keyOf(target), suffix)); err != nil && !errGone(err) {
 			return block.Errorf(block.KindOfFile(err), "remove state of %s: %w", target, err)
 		}

@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
@@ -25,6 +27,7 @@ type flags struct {
 	server, stateDir, workerName string
 	json, verbose                bool
 	requestTimeout, deadTimeout  time.Duration
+	cacheDir, cacheSize          string
 }
 
 func newRoot() *cobra.Command {
@@ -81,6 +84,14 @@ func (f *flags) open(cmd *cobra.Command) (*worker.Worker, error) {
 	}
 	c.Server, c.StateDir = f.server, f.stateDir
 	c.Worker = cmp.Or(f.workerName, c.Worker)
+	if f.cacheSize != "" {
+		n, err := humanize.ParseBytes(f.cacheSize)
+		if err != nil || n > math.MaxInt64 {
+			return nil, block.Errorf(block.Invalid, "cache size %q: want a number and a unit, for example 4GiB, or 0", f.cacheSize)
+		}
+		c.CacheBytes = int64(n)
+	}
+	c.CacheDir = f.cacheDir
 	c.RequestTimeout = cmp.Or(f.requestTimeout, c.RequestTimeout)
 	c.DeadTimeout = cmp.Or(f.deadTimeout, c.DeadTimeout)
 	if f.verbose {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"crypto/tls"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,7 @@ type flags struct {
 	tls                                              certs.Files
 	server, stateDir, workerName, client             string
 	listen, root, prefix, driver, size, mount, level string
+	cacheDir, cacheSize                              string
 	publish                                          bool
 	timeout, idle                                    time.Duration
 	spares                                           int
@@ -70,6 +72,8 @@ func newRoot() *cobra.Command {
 	p.StringVar(&f.driver, "driver", d.Driver, "auto, nbd or fuse")
 	p.StringVar(&f.size, "size", humanize.IBytes(d.SizeBytes), "size of the file systems; only what is written takes room")
 	p.StringVar(&f.mount, "mount-options", strings.Join(d.MountOptions, ","), "options of writable ext4 mounts")
+	p.StringVar(&f.cacheDir, "cache-dir", os.Getenv("SLACKER_CACHE_DIR"), "where the fuse driver keeps what it has read of snapshots (also $SLACKER_CACHE_DIR; default "+worker.DefaultCacheDir+", or in a --state-dir of its own)")
+	p.StringVar(&f.cacheSize, "cache-size", os.Getenv("SLACKER_CACHE_SIZE"), "how much of that, for all attachments of this host; 0 keeps nothing (also $SLACKER_CACHE_SIZE; default "+humanize.IBytes(worker.DefaultCacheBytes)+")")
 	p.DurationVar(&f.timeout, "timeout", d.Timeout, "how long a request waits for the server before it fails as unavailable")
 	p = root.Flags()
 	p.StringVar(&f.listen, "listen", defaultListen, "unix socket for containerd")
@@ -157,7 +161,14 @@ func (f *flags) worker() (*worker.Worker, error) {
 	if c.API, err = api.NewTLSClient(f.server, secure); err != nil {
 		return nil, err
 	}
-	c.Server, c.StateDir = f.server, f.stateDir
+	c.Server, c.StateDir, c.CacheDir = f.server, f.stateDir, f.cacheDir
+	if f.cacheSize != "" {
+		n, err := humanize.ParseBytes(f.cacheSize)
+		if err != nil || n > math.MaxInt64 {
+			return nil, block.Errorf(block.Invalid, "cache size %q: want a number and a unit, for example 4GiB, or 0", f.cacheSize)
+		}
+		c.CacheBytes = int64(n)
+	}
 	c.Worker = cmp.Or(f.workerName, c.Worker)
 	return worker.New(c)
 }

@@ -1,0 +1,110 @@
+package lazy
+
+import (
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/nbdclient"
+)
+
+// Batch is [nbdclient.Batch] with the cache before it.
+type Batch struct {
+	volume *Volume
+	inner  *nbdclient.Batch
+}
+
+// NewBatch returns a batch for one goroutine.
+func (v *Volume) NewBatch() *Batch { return &Batch{v, v.session.NewBatch()} }
+
+// Send sends what is held back.
+func (b *Batch) Send() { b.inner.Send() }
+
+// Submit starts r. A read of which all is in the cache is done when it returns.
+func (b *Batch) Submit(r *nbdclient.Request) {
+	switch r.Op {
+	case nbdclient.OpWrite:
+		b.volume.touch(r.OffBytes, uint64(len(r.Data)))
+	case nbdclient.OpRead:
+		if b.volume.read(b.inner, r) {
+			return
+		}
+	}
+	b.inner.Submit(r)
+}
+
+// read is a read of which the server is asked some.
+type read struct {
+	volume *Volume
+	inner  nbdclient.Request
+	outer  *nbdclient.Request
+}
+
+// read starts a read of whole blocks, or reports that it is not one.
+func (v *Volume) read(b *nbdclient.Batch, r *nbdclient.Request) bool {
+	n := uint64(len(r.Data))
+	if n == 0 || n%block.Size != 0 || r.OffBytes%block.Size != 0 || r.OffBytes/block.Size+n/block.Size > v.clean.blocks || v.session.Lost() {
+		v.stats.passed.Add(n)
+		return false
+	}
+	first := r.OffBytes / block.Size
+	stop, clean := v.clean.run(first, first+n/block.Size)
+	if !clean || stop < first+n/block.Size {
+		v.stats.passed.Add(n)
+		v.ask(b, r, 0, len(r.Data))
+		return true
+	}
+	from, to, ok := v.base.Read(r.Data, r.OffBytes, true)
+	if !ok {
+		go v.readSlowly(r)
+		return true
+	}
+	v.complete(b, r, from*block.Size, to*block.Size)
+	return true
+}
+
+// readSlowly waits for the disk.
+func (v *Volume) readSlowly(r *nbdclient.Request) {
+	from, to, ok := v.base.Read(r.Data, r.OffBytes, false)
+	if !ok {
+		from, to = 0, len(r.Data)/block.Size
+	}
+	b := v.session.NewBatch()
+	v.complete(b, r, from*block.Size, to*block.Size)
+	b.Send()
+}
+
+// complete asks the server for the bytes [from, to) of a read, the others of
+// which are there.
+func (v *Volume) complete(b *nbdclient.Batch, r *nbdclient.Request, from, to int) {
+	v.stats.hit.Add(uint64(len(r.Data) - (to - from)))
+	v.stats.miss.Add(uint64(to - from))
+	if from == to {
+		r.Done(r, nil)
+		return
+	}
+	v.ask(b, r, from, to)
+}
+
+func (v *Volume) ask(b *nbdclient.Batch, r *nbdclient.Request, from, to int) {
+	q := v.reads.Get().(*read)
+	q.outer = r
+	q.inner.Op, q.inner.OffBytes, q.inner.Data = nbdclient.OpRead, r.OffBytes+uint64(from), r.Data[from:to]
+	b.Submit(&q.inner)
+}
+
+// done keeps what has come, as far as it is clean (Z2), and ends the read.
+func (q *read) done(in *nbdclient.Request, err error) {
+	v, r := q.volume, q.outer
+	if err == nil {
+		first := in.OffBytes / block.Size
+		end := first + uint64(len(in.Data))/block.Size
+		for at := first; at < end; {
+			stop, clean := v.clean.run(at, end)
+			if clean {
+				v.filler.offer(in.Data[(at-first)*block.Size:(stop-first)*block.Size], at*block.Size)
+			}
+			at = stop
+		}
+	}
+	q.outer, in.Data = nil, nil
+	v.reads.Put(q)
+	r.Done(r, err)
+}
