@@ -324,10 +324,12 @@ func TestAttachedAnew(t *testing.T) {
 	again.settle()
 
 	for what, ask := range map[string]func(context.Context, uint64) ([]uint64, uint64, error){
-		"a failure":              func(context.Context, uint64) ([]uint64, uint64, error) { return nil, 0, errors.New("away") },
-		"no progress":            func(_ context.Context, off uint64) ([]uint64, uint64, error) { return nil, off, nil },
-		"half a run":             func(context.Context, uint64) ([]uint64, uint64, error) { return []uint64{1}, testBytes, nil },
-		"runs beyond everything": func(context.Context, uint64) ([]uint64, uint64, error) { return []uint64{0, ^uint64(0)}, ^uint64(0), nil },
+		"a failure":   func(context.Context, uint64) ([]uint64, uint64, error) { return nil, 0, errors.New("away") },
+		"no progress": func(_ context.Context, off uint64) ([]uint64, uint64, error) { return nil, off, nil },
+		"half a run":  func(context.Context, uint64) ([]uint64, uint64, error) { return []uint64{1}, testBytes, nil },
+		"runs beyond everything": func(context.Context, uint64) ([]uint64, uint64, error) {
+			return []uint64{0, ^uint64(0)}, ^uint64(0), nil
+		},
 	} {
 		a := b.attach("v", "s", ask)
 		a.volume.running.Wait()

@@ -117,4 +117,3 @@ func (s *Store) Dirty(ctx context.Context, attachmentID, baseID string, offBytes
 	}
 	return d.Changed(ctx, nil, base, offBytes, min(size-offBytes, maxDirtyBytes), maxDirtyRuns)
 }
-
