@@ -300,6 +300,10 @@ func (m *memStore) Detach(_ context.Context, id string) error {
 	return nil
 }
 
+func (m *memStore) Dirty(context.Context, string, string, uint64) ([]volume.Changed, error) {
+	return nil, block.Errorf(block.Unsupported, "this store knows no bases")
+}
+
 func (m *memStore) Attachments(_ context.Context, target, worker string) ([]volume.AttachmentInfo, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
