@@ -35,7 +35,7 @@ func (s *Server) attachment(a volume.AttachmentInfo) *slackerv1.Attachment {
 
 func snapshotMessage(i volume.SnapshotInfo) *slackerv1.Snapshot {
 	return &slackerv1.Snapshot{Volume: i.Volume, Name: i.Name, SizeBytes: i.SizeBytes,
-		Created: timestamp(i.Created), LayerBytes: i.LayerBytes}
+		Created: timestamp(i.Created), LayerBytes: i.LayerBytes, LastUsed: timestamp(i.LastUsed)}
 }
 
 func snapshotMessages(infos []volume.SnapshotInfo) []*slackerv1.Snapshot {

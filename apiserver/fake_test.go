@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -84,8 +85,8 @@ func (f *fakeStore) Rename(_ context.Context, name, newName string) (volume.Info
 func (f *fakeStore) Delete(_ context.Context, name string, _ bool) ([]string, error) {
 	return []string{name}, f.called("delete " + name)
 }
-func (f *fakeStore) WouldFree(_ context.Context, target string, _ bool) (uint64, []string, error) {
-	return 8192, []string{target}, f.called("wouldfree " + target)
+func (f *fakeStore) WouldFree(_ context.Context, target string, _ bool, also ...string) (uint64, []string, error) {
+	return 8192, []string{target}, f.called(strings.Join(append([]string{"wouldfree " + target}, also...), " "))
 }
 func (f *fakeStore) Snapshot(_ context.Context, v, s string) (volume.SnapshotInfo, error) {
 	return f.snap(), f.called("snapshot " + v + "@" + s)
@@ -96,6 +97,10 @@ func (f *fakeStore) Snapshots(_ context.Context, v string) ([]volume.SnapshotInf
 func (f *fakeStore) GetSnapshot(_ context.Context, v, s string) (volume.SnapshotInfo, error) {
 	return f.snap(), f.called("getsnapshot " + v + "@" + s)
 }
+func (f *fakeStore) DeleteUnused(_ context.Context, name string, since time.Time) ([]string, error) {
+	return []string{name}, f.called("deleteunused " + name + " " + since.UTC().Format(time.RFC3339))
+}
+
 func (f *fakeStore) DeleteSnapshot(_ context.Context, v, s string) error {
 	return f.called("deletesnapshot " + v + "@" + s)
 }

@@ -99,7 +99,11 @@ func (p *permits) needs(request any) ([]need, error) {
 	case *slackerv1.RenameVolumeRequest:
 		return []need{{access.Admin, m.GetName()}, {access.Admin, m.GetNewName()}}, nil
 	case *slackerv1.DeleteVolumeRequest:
-		return needs(access.Admin, m.GetName()), nil
+		all := needs(access.Admin, m.GetName())
+		for _, name := range m.GetAlso() {
+			all = append(all, need{access.Admin, name})
+		}
+		return all, nil
 	case *slackerv1.DeleteSnapshotRequest:
 		return needs(access.Admin, m.GetVolume()), nil
 	case *slackerv1.RollbackVolumeRequest:

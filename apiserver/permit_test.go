@@ -37,7 +37,8 @@ func requests() map[access.Permission][]any {
 		access.Write: {&slackerv1.CreateSnapshotRequest{Volume: "v"}, &slackerv1.AttachRequest{Target: "v"},
 			&slackerv1.AttachRequest{Target: "v", ReadOnly: true, AttachmentId: "rw"}, &slackerv1.DetachRequest{AttachmentId: "rw"}, &slackerv1.GetDirtyRequest{AttachmentId: "rw"}},
 		access.Admin: {&slackerv1.CreateVolumeRequest{Name: "v"}, &slackerv1.ResizeVolumeRequest{Name: "v"}, &slackerv1.RenameVolumeRequest{Name: "v", NewName: "v"},
-			&slackerv1.DeleteVolumeRequest{Name: "v"}, &slackerv1.DeleteSnapshotRequest{Volume: "v"}, &slackerv1.RollbackVolumeRequest{Volume: "v"},
+			&slackerv1.DeleteVolumeRequest{Name: "v"}, &slackerv1.DeleteVolumeRequest{Name: "v", Also: []string{"v"}},
+			&slackerv1.DeleteSnapshotRequest{Volume: "v"}, &slackerv1.RollbackVolumeRequest{Volume: "v"},
 			&slackerv1.BeginImportRequest{Volume: "v"}, &slackerv1.FinishImportRequest{ImportId: "i"}, &slackerv1.AbortImportRequest{ImportId: "i"}},
 	}
 }

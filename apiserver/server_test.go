@@ -140,6 +140,8 @@ func TestMethodsReachTheStore(t *testing.T) {
 		{"RenameVolume", `{"name":"x","newName":"y"}`, "rename x y"},
 		{"DeleteVolume", `{"name":"x"}`, "delete x"},
 		{"DeleteVolume", `{"name":"x","dryRun":true}`, "wouldfree x"},
+		{"DeleteVolume", `{"name":"x","unusedSince":"2026-01-02T03:04:05Z"}`, "deleteunused x 2026-01-02T03:04:05Z"},
+		{"DeleteVolume", `{"name":"x","dryRun":true,"also":["y","z"]}`, "wouldfree x y z"},
 		{"CreateSnapshot", `{"volume":"x","snapshot":"s"}`, "snapshot x@s"},
 		{"ListSnapshots", `{}`, "snapshots "},
 		{"GetSnapshot", `{"volume":"x","snapshot":"s","withSpace":true}`, "getsnapshot x@s,space x@s"},

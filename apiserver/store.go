@@ -19,7 +19,8 @@ type Store interface {
 	Resize(ctx context.Context, name string, sizeBytes uint64) (volume.Info, error)
 	Rename(ctx context.Context, name, newName string) (volume.Info, error)
 	Delete(ctx context.Context, name string, withSnapshots bool) (deleted []string, err error)
-	WouldFree(ctx context.Context, target string, withSnapshots bool) (bytes uint64, deleted []string, err error)
+	DeleteUnused(ctx context.Context, name string, since time.Time) (deleted []string, err error)
+	WouldFree(ctx context.Context, target string, withSnapshots bool, also ...string) (bytes uint64, deleted []string, err error)
 
 	Snapshot(ctx context.Context, volume, snapshot string) (volume.SnapshotInfo, error)
 	Publish(ctx context.Context, volume, target string) (volume.SnapshotInfo, error)

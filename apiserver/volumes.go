@@ -105,13 +105,20 @@ func (s *Server) DeleteVolume(ctx context.Context, r *connect.Request[slackerv1.
 		return refuse[slackerv1.DeleteResponse](err)
 	}
 	if r.Msg.GetDryRun() {
-		return s.wouldFree(ctx, name, r.Msg.GetWithSnapshots())
+		return s.wouldFree(ctx, name, r.Msg.GetWithSnapshots(), r.Msg.GetAlso()...)
+	}
+	if since := r.Msg.GetUnusedSince(); since != nil {
+		if err := since.CheckValid(); err != nil {
+			return refuse[slackerv1.DeleteResponse](block.Errorf(block.Invalid, "delete volume %s: unused since: %w", name, err))
+		}
+		deleted, err := s.store.DeleteUnused(ctx, name, since.AsTime())
+		return respond(&slackerv1.DeleteResponse{Deleted: deleted}, err)
 	}
 	deleted, err := s.store.Delete(ctx, name, r.Msg.GetWithSnapshots())
 	return respond(&slackerv1.DeleteResponse{Deleted: deleted}, err)
 }
 
-func (s *Server) wouldFree(ctx context.Context, target string, withSnapshots bool) (*connect.Response[slackerv1.DeleteResponse], error) {
-	freed, deleted, err := s.store.WouldFree(ctx, target, withSnapshots)
+func (s *Server) wouldFree(ctx context.Context, target string, withSnapshots bool, also ...string) (*connect.Response[slackerv1.DeleteResponse], error) {
+	freed, deleted, err := s.store.WouldFree(ctx, target, withSnapshots, also...)
 	return respond(&slackerv1.DeleteResponse{WouldFreeBytes: freed, Deleted: deleted}, err)
 }

@@ -28,6 +28,8 @@ type SnapshotRecord struct {
 	SizeBytes uint64         `json:"size_bytes"`
 	Created   time.Time      `json:"created"`
 	Layer     block.LayerID  `json:"layer"`
+	// LastUsed is when a volume whose origin this was went, or became another's.
+	LastUsed time.Time `json:"last_used,omitzero"`
 }
 
 // LayerRecord is a layer as it is stored. Who names it follows from the volume

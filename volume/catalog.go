@@ -168,7 +168,7 @@ func (s *Store) info(v *vol) Info {
 
 func (s *Store) snapInfo(v *vol, sn *snap) SnapshotInfo {
 	return SnapshotInfo{Volume: v.rec.Name, Name: sn.rec.Name, SizeBytes: sn.rec.SizeBytes, Created: sn.rec.Created,
-		Layer: sn.layer.ID, LayerBytes: s.tree.DataBlocks(sn.layer) * block.Size}
+		Layer: sn.layer.ID, LayerBytes: s.tree.DataBlocks(sn.layer) * block.Size, LastUsed: sn.rec.LastUsed}
 }
 
 // List returns the volumes whose names begin with prefix, by name.
@@ -264,6 +264,11 @@ func (s *Store) alter(name string, change func(*vol, *cow.VolumeRecord) error) (
 // space comes back in the background. Clones are not touched. It returns what
 // was deleted.
 func (s *Store) Delete(_ context.Context, name string, withSnapshots bool) ([]string, error) {
+	return s.delete(name, func(v *vol) error { return s.deletable(v, withSnapshots) })
+}
+
+// delete removes a volume with its snapshots if it may.
+func (s *Store) delete(name string, may func(*vol) error) ([]string, error) {
 	x, err := s.begin()
 	if err != nil {
 		return nil, err
@@ -271,12 +276,13 @@ func (s *Store) Delete(_ context.Context, name string, withSnapshots bool) ([]st
 	defer s.mu.Unlock()
 	v, err := s.findVolume(name)
 	if err == nil {
-		err = s.deletable(v, withSnapshots)
+		err = may(v)
 	}
 	if err != nil {
 		x.Discard()
 		return nil, err
 	}
+	left := s.leaveOrigin(x, v)
 	deleted := s.targets(v)
 	layers := []*cow.Layer{v.head.Load()}
 	for _, sn := range v.snaps {
@@ -290,6 +296,7 @@ func (s *Store) Delete(_ context.Context, name string, withSnapshots bool) ([]st
 	for _, l := range layers {
 		s.tree.Name(l, -1)
 	}
+	left()
 	s.dropVolume(v)
 	s.o.OnGarbage()
 	return deleted, nil
@@ -339,55 +346,6 @@ func (s *Store) unused(op string, v *vol, sn *snap) error {
 		return block.Errorf(block.Busy, "%s: %s has %d open connections", op, name, open)
 	}
 	return nil
-}
-
-// usageOf names the layers of targets: a volume, a snapshot, or a volume with
-// its snapshots.
-func (s *Store) usageOf(target string, withSnapshots bool) (layers []*cow.Layer, targets []string, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v, sn, err := s.find(target)
-	if err != nil {
-		return nil, nil, err
-	}
-	if sn != nil {
-		return []*cow.Layer{sn.layer}, []string{target}, nil
-	}
-	layers, targets = []*cow.Layer{v.head.Load()}, []string{target}
-	if withSnapshots {
-		targets = s.targets(v)
-		for _, sn := range v.snaps {
-			layers = append(layers, sn.layer)
-		}
-	}
-	return layers, targets, nil
-}
-
-// Space counts what a volume or snapshot holds. It takes time in proportion to
-// the pages of its extent map.
-func (s *Store) Space(ctx context.Context, target string) (Space, error) {
-	u, _, err := s.usage(ctx, target, false)
-	return Space{LogicalBytes: u.Logical * block.Size, ExclusiveBytes: u.Exclusive * block.Size,
-		SharedBytes: (u.Logical - u.Exclusive) * block.Size, WouldFreeBytes: u.Exclusive * block.Size}, err
-}
-
-// WouldFree returns how many bytes deleting the target would free, and what
-// would be deleted.
-func (s *Store) WouldFree(ctx context.Context, target string, withSnapshots bool) (uint64, []string, error) {
-	u, targets, err := s.usage(ctx, target, withSnapshots)
-	return u.Exclusive * block.Size, targets, err
-}
-
-func (s *Store) usage(ctx context.Context, target string, withSnapshots bool) (cow.Usage, []string, error) {
-	layers, targets, err := s.usageOf(target, withSnapshots)
-	if err != nil {
-		return cow.Usage{}, nil, err
-	}
-	if err := s.Flush(ctx); err != nil {
-		return cow.Usage{}, nil, err
-	}
-	u, err := s.tree.Usage(ctx, layers)
-	return u, targets, err
 }
 
 // Status describes the store.

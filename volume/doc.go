@@ -46,4 +46,7 @@
 //	V8  Data is refused (NoSpace) while less than the reserve is free; reads,
 //	    trims, deletes and collections go on. A write waits, with nothing locked,
 //	    for as long as the collector can make room.
+//	V11  A clone and the deletion of what is unused never both win: DeleteUnused
+//	    looks for volumes whose origin it is, and for the last time there was one,
+//	    and deletes, at one moment of the catalog.
 package volume

@@ -158,10 +158,12 @@ func (s *Store) Rollback(_ context.Context, volume, snapshot string) (Info, erro
 	r := v.rec
 	r.Head, r.Origin, r.SizeBytes = head.ID, target, sn.rec.SizeBytes
 	x.PutVolume(&r)
+	left := s.leaveOrigin(x, v)
 	if err := s.commit(x); err != nil {
 		s.tree.Drop(head)
 		return Info{}, err
 	}
+	left()
 	v.rec = r
 	v.head.Store(head)
 	v.size.Store(r.SizeBytes)
@@ -216,11 +218,13 @@ func (s *Store) sealAs(ctx context.Context, x *cow.Tx, v *vol, newVolume, snapsh
 	x.PutVolume(&r)
 	x.PutVolume(&nr)
 	x.PutSnapshot(&sn.rec)
+	left := s.leaveOrigin(x, v)
 	if err := s.commit(x); err != nil {
 		s.tree.Drop(newHead)
 		s.tree.Drop(head)
 		return SnapshotInfo{}, err
 	}
+	left()
 	v.rec = r
 	v.head.Store(head) // the sealed layer's name passes from the volume to the snapshot
 	nv := s.addVolume(nr, newHead)

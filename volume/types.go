@@ -21,7 +21,8 @@ type Info struct {
 	SizeBytes uint64
 	Created   time.Time
 	// Origin is the snapshot it was cloned from or last rolled back to, as
-	// VOLUME@SNAPSHOT at that time, or empty. Nothing depends on it.
+	// VOLUME@SNAPSHOT at that time, or empty. It counts as a use of that (V11),
+	// and nothing else depends on it.
 	Origin     string
 	Snapshots  int
 	Head       block.LayerID
@@ -36,6 +37,8 @@ type SnapshotInfo struct {
 	Created      time.Time
 	Layer        block.LayerID
 	LayerBytes   uint64 // data bytes of its layer
+	// LastUsed is when the last volume went whose origin this was; zero is never.
+	LastUsed time.Time
 }
 
 // Space says what a volume or snapshot holds, in bytes, exact at block

@@ -134,10 +134,15 @@ func (m *memStore) Rename(_ context.Context, name, newName string) (volume.Info,
 	return *v, nil
 }
 
-func (m *memStore) WouldFree(_ context.Context, target string, withSnapshots bool) (uint64, []string, error) {
+func (m *memStore) WouldFree(_ context.Context, target string, withSnapshots bool, also ...string) (uint64, []string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.wouldFree(target, withSnapshots)
+	n, targets, err := m.wouldFree(target, withSnapshots)
+	for _, name := range also {
+		more, t, aerr := m.wouldFree(name, true)
+		n, targets, err = n+more, append(targets, t...), errors.Join(err, aerr)
+	}
+	return n, targets, err
 }
 
 func (m *memStore) wouldFree(target string, withSnapshots bool) (uint64, []string, error) {
@@ -168,6 +173,15 @@ func (m *memStore) Delete(_ context.Context, name string, withSnapshots bool) ([
 	delete(m.volumes, name)
 	delete(m.snaps, name)
 	return deleted, nil
+}
+
+func (m *memStore) DeleteUnused(ctx context.Context, name string, since time.Time) ([]string, error) {
+	for _, sn := range m.snaps[name] {
+		if !sn.Created.Before(since) {
+			return nil, block.Errorf(block.Busy, "volume %q is used", name)
+		}
+	}
+	return m.Delete(ctx, name, true)
 }
 
 func (m *memStore) Snapshot(_ context.Context, name, snapshot string) (volume.SnapshotInfo, error) {

@@ -137,6 +137,7 @@ type Snapshot struct {
 	SizeBytes     uint64                 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
 	LayerBytes    uint64                 `protobuf:"varint,5,opt,name=layer_bytes,json=layerBytes,proto3" json:"layer_bytes,omitempty"` // bytes its layer holds: written between the snapshot before and this one
+	LastUsed      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`        // when the last volume went that had it as its origin; not set: none did
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,6 +205,13 @@ func (x *Snapshot) GetLayerBytes() uint64 {
 		return x.LayerBytes
 	}
 	return 0
+}
+
+func (x *Snapshot) GetLastUsed() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsed
+	}
+	return nil
 }
 
 // Space, exact at block granularity at the moment it was counted.
@@ -636,6 +644,11 @@ type DeleteVolumeRequest struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	WithSnapshots bool                   `protobuf:"varint,2,opt,name=with_snapshots,json=withSnapshots,proto3" json:"with_snapshots,omitempty"` // else a volume that has snapshots is refused
 	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`                      // only say what would be freed
+	// Set: delete it with its snapshots, but not (busy) while another volume has one of
+	// them as its origin, nor if one had since this time, nor what is younger. All
+	// at one moment: a clone is made before, and it stays, or finds nothing.
+	UnusedSince   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=unused_since,json=unusedSince,proto3" json:"unused_since,omitempty"`
+	Also          []string               `protobuf:"bytes,5,rep,name=also,proto3" json:"also,omitempty"` // dry_run only: what would be freed if these volumes and their snapshots went too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -689,6 +702,20 @@ func (x *DeleteVolumeRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *DeleteVolumeRequest) GetUnusedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UnusedSince
+	}
+	return nil
+}
+
+func (x *DeleteVolumeRequest) GetAlso() []string {
+	if x != nil {
+		return x.Also
+	}
+	return nil
 }
 
 type DeleteResponse struct {
@@ -3483,7 +3510,7 @@ const file_slacker_proto_rawDesc = "" +
 	"attachment\x18\a \x01(\v2\x16.slacker.v1.AttachmentR\n" +
 	"attachment\x12\x1d\n" +
 	"\n" +
-	"head_bytes\x18\b \x01(\x04R\theadBytes\"\xac\x01\n" +
+	"head_bytes\x18\b \x01(\x04R\theadBytes\"\xe5\x01\n" +
 	"\bSnapshot\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -3491,7 +3518,8 @@ const file_slacker_proto_rawDesc = "" +
 	"size_bytes\x18\x03 \x01(\x04R\tsizeBytes\x124\n" +
 	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1f\n" +
 	"\vlayer_bytes\x18\x05 \x01(\x04R\n" +
-	"layerBytes\"\xa2\x01\n" +
+	"layerBytes\x127\n" +
+	"\tlast_used\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\"\xa2\x01\n" +
 	"\x05Space\x12#\n" +
 	"\rlogical_bytes\x18\x01 \x01(\x04R\flogicalBytes\x12'\n" +
 	"\x0fexclusive_bytes\x18\x02 \x01(\x04R\x0eexclusiveBytes\x12!\n" +
@@ -3519,11 +3547,13 @@ const file_slacker_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x04R\tsizeBytes\"D\n" +
 	"\x13RenameVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
-	"\bnew_name\x18\x02 \x01(\tR\anewName\"i\n" +
+	"\bnew_name\x18\x02 \x01(\tR\anewName\"\xbc\x01\n" +
 	"\x13DeleteVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0ewith_snapshots\x18\x02 \x01(\bR\rwithSnapshots\x12\x17\n" +
-	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"T\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12=\n" +
+	"\funused_since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vunusedSince\x12\x12\n" +
+	"\x04also\x18\x05 \x03(\tR\x04also\"T\n" +
 	"\x0eDeleteResponse\x12(\n" +
 	"\x10would_free_bytes\x18\x01 \x01(\x04R\x0ewouldFreeBytes\x12\x18\n" +
 	"\adeleted\x18\x02 \x03(\tR\adeleted\"K\n" +
@@ -3842,93 +3872,95 @@ var file_slacker_proto_depIdxs = []int32{
 	57, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
 	27, // 1: slacker.v1.Volume.attachment:type_name -> slacker.v1.Attachment
 	57, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	0,  // 3: slacker.v1.ListVolumesResponse.volumes:type_name -> slacker.v1.Volume
-	0,  // 4: slacker.v1.GetVolumeResponse.volume:type_name -> slacker.v1.Volume
-	2,  // 5: slacker.v1.GetVolumeResponse.space:type_name -> slacker.v1.Space
-	1,  // 6: slacker.v1.GetVolumeResponse.snapshots:type_name -> slacker.v1.Snapshot
-	1,  // 7: slacker.v1.ListSnapshotsResponse.snapshots:type_name -> slacker.v1.Snapshot
-	1,  // 8: slacker.v1.GetSnapshotResponse.snapshot:type_name -> slacker.v1.Snapshot
-	2,  // 9: slacker.v1.GetSnapshotResponse.space:type_name -> slacker.v1.Space
-	27, // 10: slacker.v1.BeginImportResponse.attachment:type_name -> slacker.v1.Attachment
-	57, // 11: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
-	28, // 12: slacker.v1.Attachment.base:type_name -> slacker.v1.Base
-	27, // 13: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
-	57, // 14: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
-	39, // 15: slacker.v1.Status.upgrade:type_name -> slacker.v1.Upgrade
-	57, // 16: slacker.v1.Upgrade.finished:type_name -> google.protobuf.Timestamp
-	42, // 17: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
-	47, // 18: slacker.v1.Garbage.orphans:type_name -> slacker.v1.Orphan
-	57, // 19: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
-	57, // 20: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
-	42, // 21: slacker.v1.Scrub.damage:type_name -> slacker.v1.Damage
-	57, // 22: slacker.v1.Activity.time:type_name -> google.protobuf.Timestamp
-	54, // 23: slacker.v1.Activity.targets:type_name -> slacker.v1.TargetActivity
-	56, // 24: slacker.v1.TargetActivity.commands:type_name -> slacker.v1.CommandActivity
-	55, // 25: slacker.v1.TargetActivity.connection:type_name -> slacker.v1.ActiveConnection
-	57, // 26: slacker.v1.ActiveConnection.opened:type_name -> google.protobuf.Timestamp
-	3,  // 27: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
-	4,  // 28: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
-	6,  // 29: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
-	8,  // 30: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
-	9,  // 31: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
-	10, // 32: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
-	12, // 33: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
-	13, // 34: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
-	14, // 35: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
-	16, // 36: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
-	18, // 37: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
-	19, // 38: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
-	20, // 39: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
-	21, // 40: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
-	23, // 41: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
-	24, // 42: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
-	26, // 43: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
-	31, // 44: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
-	33, // 45: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
-	29, // 46: slacker.v1.AdminService.GetDirty:input_type -> slacker.v1.GetDirtyRequest
-	35, // 47: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
-	40, // 48: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
-	43, // 49: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
-	45, // 50: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
-	48, // 51: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
-	49, // 52: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
-	50, // 53: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
-	52, // 54: slacker.v1.AdminService.GetActivity:input_type -> slacker.v1.GetActivityRequest
-	37, // 55: slacker.v1.AdminService.UpgradeServer:input_type -> slacker.v1.UpgradeServerRequest
-	0,  // 56: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
-	5,  // 57: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
-	7,  // 58: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
-	0,  // 59: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
-	0,  // 60: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
-	11, // 61: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
-	1,  // 62: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
-	1,  // 63: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
-	15, // 64: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
-	17, // 65: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
-	11, // 66: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
-	0,  // 67: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
-	0,  // 68: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
-	22, // 69: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
-	1,  // 70: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
-	25, // 71: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
-	27, // 72: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
-	32, // 73: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
-	34, // 74: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
-	30, // 75: slacker.v1.AdminService.GetDirty:output_type -> slacker.v1.GetDirtyResponse
-	36, // 76: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
-	41, // 77: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
-	44, // 78: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
-	46, // 79: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
-	51, // 80: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
-	51, // 81: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
-	51, // 82: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
-	53, // 83: slacker.v1.AdminService.GetActivity:output_type -> slacker.v1.Activity
-	38, // 84: slacker.v1.AdminService.UpgradeServer:output_type -> slacker.v1.UpgradeServerResponse
-	56, // [56:85] is the sub-list for method output_type
-	27, // [27:56] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	57, // 3: slacker.v1.Snapshot.last_used:type_name -> google.protobuf.Timestamp
+	0,  // 4: slacker.v1.ListVolumesResponse.volumes:type_name -> slacker.v1.Volume
+	0,  // 5: slacker.v1.GetVolumeResponse.volume:type_name -> slacker.v1.Volume
+	2,  // 6: slacker.v1.GetVolumeResponse.space:type_name -> slacker.v1.Space
+	1,  // 7: slacker.v1.GetVolumeResponse.snapshots:type_name -> slacker.v1.Snapshot
+	57, // 8: slacker.v1.DeleteVolumeRequest.unused_since:type_name -> google.protobuf.Timestamp
+	1,  // 9: slacker.v1.ListSnapshotsResponse.snapshots:type_name -> slacker.v1.Snapshot
+	1,  // 10: slacker.v1.GetSnapshotResponse.snapshot:type_name -> slacker.v1.Snapshot
+	2,  // 11: slacker.v1.GetSnapshotResponse.space:type_name -> slacker.v1.Space
+	27, // 12: slacker.v1.BeginImportResponse.attachment:type_name -> slacker.v1.Attachment
+	57, // 13: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
+	28, // 14: slacker.v1.Attachment.base:type_name -> slacker.v1.Base
+	27, // 15: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
+	57, // 16: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
+	39, // 17: slacker.v1.Status.upgrade:type_name -> slacker.v1.Upgrade
+	57, // 18: slacker.v1.Upgrade.finished:type_name -> google.protobuf.Timestamp
+	42, // 19: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
+	47, // 20: slacker.v1.Garbage.orphans:type_name -> slacker.v1.Orphan
+	57, // 21: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
+	57, // 22: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
+	42, // 23: slacker.v1.Scrub.damage:type_name -> slacker.v1.Damage
+	57, // 24: slacker.v1.Activity.time:type_name -> google.protobuf.Timestamp
+	54, // 25: slacker.v1.Activity.targets:type_name -> slacker.v1.TargetActivity
+	56, // 26: slacker.v1.TargetActivity.commands:type_name -> slacker.v1.CommandActivity
+	55, // 27: slacker.v1.TargetActivity.connection:type_name -> slacker.v1.ActiveConnection
+	57, // 28: slacker.v1.ActiveConnection.opened:type_name -> google.protobuf.Timestamp
+	3,  // 29: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
+	4,  // 30: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
+	6,  // 31: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
+	8,  // 32: slacker.v1.AdminService.ResizeVolume:input_type -> slacker.v1.ResizeVolumeRequest
+	9,  // 33: slacker.v1.AdminService.RenameVolume:input_type -> slacker.v1.RenameVolumeRequest
+	10, // 34: slacker.v1.AdminService.DeleteVolume:input_type -> slacker.v1.DeleteVolumeRequest
+	12, // 35: slacker.v1.AdminService.CreateSnapshot:input_type -> slacker.v1.CreateSnapshotRequest
+	13, // 36: slacker.v1.AdminService.Publish:input_type -> slacker.v1.PublishRequest
+	14, // 37: slacker.v1.AdminService.ListSnapshots:input_type -> slacker.v1.ListSnapshotsRequest
+	16, // 38: slacker.v1.AdminService.GetSnapshot:input_type -> slacker.v1.GetSnapshotRequest
+	18, // 39: slacker.v1.AdminService.DeleteSnapshot:input_type -> slacker.v1.DeleteSnapshotRequest
+	19, // 40: slacker.v1.AdminService.RollbackVolume:input_type -> slacker.v1.RollbackVolumeRequest
+	20, // 41: slacker.v1.AdminService.CloneSnapshot:input_type -> slacker.v1.CloneSnapshotRequest
+	21, // 42: slacker.v1.AdminService.BeginImport:input_type -> slacker.v1.BeginImportRequest
+	23, // 43: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
+	24, // 44: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
+	26, // 45: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
+	31, // 46: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
+	33, // 47: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
+	29, // 48: slacker.v1.AdminService.GetDirty:input_type -> slacker.v1.GetDirtyRequest
+	35, // 49: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
+	40, // 50: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
+	43, // 51: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
+	45, // 52: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
+	48, // 53: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
+	49, // 54: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
+	50, // 55: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
+	52, // 56: slacker.v1.AdminService.GetActivity:input_type -> slacker.v1.GetActivityRequest
+	37, // 57: slacker.v1.AdminService.UpgradeServer:input_type -> slacker.v1.UpgradeServerRequest
+	0,  // 58: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
+	5,  // 59: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
+	7,  // 60: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
+	0,  // 61: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
+	0,  // 62: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
+	11, // 63: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
+	1,  // 64: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
+	1,  // 65: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
+	15, // 66: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
+	17, // 67: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
+	11, // 68: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
+	0,  // 69: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
+	0,  // 70: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
+	22, // 71: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
+	1,  // 72: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
+	25, // 73: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
+	27, // 74: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
+	32, // 75: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
+	34, // 76: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
+	30, // 77: slacker.v1.AdminService.GetDirty:output_type -> slacker.v1.GetDirtyResponse
+	36, // 78: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
+	41, // 79: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
+	44, // 80: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
+	46, // 81: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
+	51, // 82: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
+	51, // 83: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
+	51, // 84: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
+	53, // 85: slacker.v1.AdminService.GetActivity:output_type -> slacker.v1.Activity
+	38, // 86: slacker.v1.AdminService.UpgradeServer:output_type -> slacker.v1.UpgradeServerResponse
+	58, // [58:87] is the sub-list for method output_type
+	29, // [29:58] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_slacker_proto_init() }
