@@ -80,7 +80,7 @@ var mayImport = map[string][]string{
 	"lazy":                            {"block", "blockcache", "nbdclient"},
 	"worker":                          {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient", "fusefile", "certs", "blockcache", "lazy"},
 	"image":                           {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient"},
-	"snapshotter":                     {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "worker"},
+	"snapshotter":                     {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient", "worker"},
 	"stack":                           {},
 	"stack/stacktest":                 {},
 	"archtest":                        {},

@@ -3,6 +3,7 @@ package snapshotter
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -10,25 +11,37 @@ import (
 // baseFormat changes when an empty file system is made in another way.
 const baseFormat = 1
 
-// ensureBase returns the place of the empty file system, which the first worker
-// that needs it makes.
-func (s *Snapshotter) ensureBase(ctx context.Context) (place string, err error) {
-	place = placeOf(fmt.Sprintf("%s/base/ext4-%d-%d", s.names.prefix, baseFormat, s.names.size))
-	s.base.Lock()
-	defer s.base.Unlock()
-	if s.based {
+// base is the empty file system, which the first worker that needs it makes.
+type base struct {
+	*volumes
+	made atomic.Bool
+}
+
+func (n *names) basePlace() string {
+	return placeOf(fmt.Sprintf("%s/base/ext4-%d-%d", n.prefix, baseFormat, n.size))
+}
+
+// ensure returns its place.
+func (s *base) ensure(ctx context.Context) (place string, err error) {
+	place = s.names.basePlace()
+	if s.made.Load() {
 		return place, nil
 	}
+	unlock, err := s.locks.lock(ctx, "base") // one request makes it
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	_, err = s.server.find(ctx, place)
 	if block.Is(err, block.NotFound) {
-		err = s.makeBase(ctx, place)
+		err = s.make(ctx, place)
 	}
-	s.based = err == nil
+	s.made.Store(err == nil)
 	return place, err
 }
 
-func (s *Snapshotter) makeBase(ctx context.Context, place string) error {
-	volume := s.newVolume()
+func (s *base) make(ctx context.Context, place string) error {
+	volume := s.fresh()
 	defer s.waste(volume)
 	defer s.flight.done(volume)
 	if err := s.server.create(ctx, volume, s.names.size); err != nil {

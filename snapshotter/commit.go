@@ -21,9 +21,13 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	if err != nil {
 		return err
 	}
-	defer s.locks.lock(key)()
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
+	unlock, err := s.locks.lock(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	active, err := s.store.get(key)
 	if err != nil {
 		return err
@@ -38,27 +42,27 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	if _, err := s.server.headBytes(ctx, active.Volume); err != nil {
 		return err
 	}
-	private := s.newVolume()
-	defer s.flight.done(private)
+	own := s.fresh()
+	defer s.flight.done(own)
 	s.flight.add(active.Volume) // it is garbage before it is a stepping stone
 	defer s.flight.done(active.Volume)
 	at := now()
 	r := &record{Kind: snapshots.KindCommitted, Parent: active.Parent, Labels: labels, Created: at, Updated: at}
 	idle, err := s.devices.settled(ctx, active.Volume, func() (err error) {
-		r.Place, r.UsageBytes, err = s.publish(ctx, active.Volume, s.chainOf(name, key, active.Labels, labels), private)
+		r.Place, r.Pin, r.UsageBytes, err = s.publish(ctx, active.Volume, s.chainOf(name, key, active.Labels, labels), own)
 		return err
 	})
 	if err == nil { // the place exists (N2)
 		err = s.store.commit(key, name, r)
 	}
 	if err != nil {
-		s.waste(private) // it may have been made, whatever the answer was
+		s.waste(own) // it may have been made, whatever the answer was
 		return err
 	}
 	if idle {
 		s.stones.put(active.Volume, r.Place, s.o.Idle)
 	}
-	s.reaper.kick()
+	s.kick()
 	return nil
 }
 
@@ -82,19 +86,33 @@ func (s *Snapshotter) chainOf(name, key string, prepared, committed map[string]s
 }
 
 // publish makes the volume's state a snapshot: the chain, if it is one and this
-// worker may, else a private one. Of a chain that another worker has made
-// meanwhile that is taken (N1).
-func (s *Snapshotter) publish(ctx context.Context, volume, chain, private string) (place string, usageBytes int64, err error) {
+// worker may, with own as the pin, else a private one of own.
+func (s *Snapshotter) publish(ctx context.Context, volume, chain, own string) (place, pin string, usageBytes int64, err error) {
 	if chain != "" {
-		n, err := s.server.publish(ctx, volume, chain)
-		if block.Is(err, block.Exists) {
-			n, err = s.server.find(ctx, chain)
-		}
+		n, err := s.publishChain(ctx, volume, chain, own)
 		if !block.Is(err, block.Permission) {
-			return chain, int64(n), err //nolint:gosec // at most 256 TiB
+			return chain, own, int64(n), err //nolint:gosec // at most 256 TiB
 		}
 		s.log.Warn("this worker may not publish chains; the layer stays its own", zap.Error(err))
 	}
-	n, err := s.server.publish(ctx, volume, placeOf(private))
-	return placeOf(private), int64(n), err //nolint:gosec // at most 256 TiB
+	n, err := s.server.publish(ctx, volume, placeOf(own))
+	return placeOf(own), "", int64(n), err //nolint:gosec // at most 256 TiB
+}
+
+// publishChain makes the volume's state the chain, or takes that which another
+// worker has made meanwhile (N1), and pins it (N9).
+func (s *Snapshotter) publishChain(ctx context.Context, volume, chain, pin string) (layerBytes uint64, err error) {
+	for range 3 { // as often as it is pruned in between
+		layerBytes, err = s.server.publish(ctx, volume, chain)
+		if block.Is(err, block.Exists) {
+			layerBytes, err = s.server.find(ctx, chain)
+		}
+		if err == nil {
+			err = s.server.clone(ctx, chain, pin)
+		}
+		if !block.Is(err, block.NotFound) {
+			break
+		}
+	}
+	return layerBytes, err
 }

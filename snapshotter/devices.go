@@ -3,7 +3,6 @@ package snapshotter
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path"
@@ -47,6 +46,8 @@ type devices interface {
 	// down unmounts and detaches a volume whose content nobody needs; one that
 	// is in use is Busy.
 	down(ctx context.Context, volume string) error
+	// inodes counts those in use on a volume that is mounted.
+	inodes(volume string) (used int64, mounted bool, err error)
 	// thaw ends what a killed process has left frozen.
 	thaw(volume string)
 }
@@ -267,6 +268,19 @@ func (d *workerDevices) frozen(ctx context.Context, volume string, fn func() err
 	}
 }
 
+func (d *workerDevices) inodes(volume string) (int64, bool, error) {
+	dir := d.mountDir(volume)
+	at, err := mountsAt(dir)
+	if err != nil || len(at) == 0 {
+		return 0, false, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, true, block.Errorf(block.IO, "count the inodes of %s: %w", dir, err)
+	}
+	return int64(st.Files - st.Ffree), true, nil //nolint:gosec // ext4 has at most 2^32
+}
+
 func (d *workerDevices) thaw(volume string) {
 	f, err := os.Open(d.mountDir(volume))
 	if err != nil {
@@ -333,42 +347,4 @@ func unmount(dir string) error {
 		return block.Errorf(block.Busy, "unmount %s: in use", dir)
 	}
 	return block.Errorf(block.IO, "unmount %s: %w", dir, err)
-}
-
-// mountPoint is where a device is mounted.
-type mountPoint struct {
-	dev    uint64
-	source string
-	dir    string
-}
-
-// mountsAt returns the mounts at a directory.
-func mountsAt(dir string) ([]mountPoint, error) {
-	return findMounts(func(m mountPoint) bool { return m.dir == dir })
-}
-
-func mountsOfDevice(dev uint64) ([]mountPoint, error) {
-	return findMounts(func(m mountPoint) bool { return m.dev == dev })
-}
-
-func findMounts(want func(mountPoint) bool) (found []mountPoint, err error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, block.Errorf(block.IO, "read mountinfo: %w", err)
-	}
-	for line := range strings.Lines(string(b)) {
-		before, after, ok := strings.Cut(line, " - ")
-		head, tail := strings.Fields(before), strings.Fields(after)
-		var major, minor uint32
-		if !ok || len(head) < 5 || len(tail) < 2 {
-			continue
-		}
-		if _, err := fmt.Sscanf(head[2], "%d:%d", &major, &minor); err != nil {
-			continue
-		}
-		if m := (mountPoint{unix.Mkdev(major, minor), tail[1], head[4]}); want(m) {
-			found = append(found, m)
-		}
-	}
-	return found, nil
 }

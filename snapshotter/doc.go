@@ -17,6 +17,8 @@
 //   - record: what the store has of one of containerd's snapshots, by its key
 //     or name.
 //   - garbage: working volumes and private snapshots that no record needs.
+//   - pin: a clone of a chain that each record of one has. It is never attached; it
+//     tells the server that this worker has the chain.
 //   - stepping stone: a working volume whose content has just been committed and
 //     which is still attached; the next layer goes onto it.
 //   - spare: a clone that is attached and mounted before anybody asks, of a
@@ -55,7 +57,15 @@
 //	    from it, while nothing else has it mounted.
 //	N8  Usage of a committed snapshot is what its layer of the extent map holds,
 //	    taken when the snapshot became known; that of an active one what its
-//	    volume's newest layer holds now.
+//	    volume's newest layer holds now. Inodes are those in use, less those of its
+//	    parent, by the superblock (of a mounted one by the kernel); what a layer
+//	    removes can hide what it adds.
+//	N9  A record of a chain has a pin, made before the record and garbage after it.
+//	    Chains are pruned (by slackerctl image prune) only where no other volume's
+//	    origin is the chain: no pin, no working volume, no clone of an admin. The
+//	    server looks and deletes at one moment, so a pin that is made meanwhile
+//	    either saves the chain or is refused as not found; then the chain counts as
+//	    absent, and is unpacked or published anew.
 //
 // The store is a bbolt file: bucket "meta" (format, what own volumes begin with), "snapshots"
 // (key or name to record, JSON), "children" (parent, zero byte, child) and

@@ -98,5 +98,5 @@ func (s *Snapshotter) importLayer(ctx context.Context, layers Layers, i int, run
 
 // Drain clears all garbage and all stones; what is left then is in use.
 func (s *Snapshotter) Drain(ctx context.Context) error {
-	return errors.Join(s.search(ctx), s.clear(ctx, now().Add(2*spareLife)))
+	return errors.Join(s.reaper.search(ctx), s.reaper.clear(ctx, now().Add(2*spareLife)))
 }

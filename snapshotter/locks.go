@@ -1,6 +1,11 @@
 package snapshotter
 
-import "sync"
+import (
+	"context"
+	"sync"
+
+	"github.com/slackerd/slacker/block"
+)
 
 // locks are held by name. The zero value is ready.
 type locks struct {
@@ -9,31 +14,42 @@ type locks struct {
 }
 
 type lock struct {
-	sync.Mutex
-	users int // who hold it or wait for it
+	free  chan struct{} // holds one value while nobody has the lock
+	users int           // who hold it or wait for it
 }
 
-// lock takes the lock of that name and returns what gives it back.
-func (l *locks) lock(name string) (unlock func()) {
+// lock takes the lock of that name and returns what gives it back. It waits no
+// longer than ctx says (N6).
+func (l *locks) lock(ctx context.Context, name string) (unlock func(), err error) {
 	l.mu.Lock()
 	if l.held == nil {
 		l.held = map[string]*lock{}
 	}
 	k := l.held[name]
 	if k == nil {
-		k = &lock{}
+		k = &lock{free: make(chan struct{}, 1)}
+		k.free <- struct{}{}
 		l.held[name] = k
 	}
 	k.users++
 	l.mu.Unlock()
-	k.Lock()
-	return func() {
-		k.Unlock()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if k.users--; k.users == 0 {
-			delete(l.held, name)
-		}
+	select {
+	case <-k.free:
+		return func() {
+			k.free <- struct{}{}
+			l.leave(name, k)
+		}, nil
+	case <-ctx.Done():
+		l.leave(name, k)
+		return nil, block.Errorf(block.Unavailable, "%s is busy with another request: %w", name, context.Cause(ctx))
+	}
+}
+
+func (l *locks) leave(name string, k *lock) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if k.users--; k.users == 0 {
+		delete(l.held, name)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"go.uber.org/zap"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -41,9 +40,13 @@ func (s *Snapshotter) make(ctx context.Context, kind snapshots.Kind, key, parent
 	if err != nil {
 		return nil, err
 	}
-	defer s.locks.lock(key)()
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
+	unlock, err := s.locks.lock(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	p, err := s.store.free(key, parent)
 	if err != nil {
 		return nil, err
@@ -56,7 +59,7 @@ func (s *Snapshotter) make(ctx context.Context, kind snapshots.Kind, key, parent
 	place := ""
 	if p != nil {
 		place = p.Place
-	} else if place, err = s.ensureBase(ctx); err != nil {
+	} else if place, err = s.base.ensure(ctx); err != nil {
 		return nil, err
 	}
 	volume, err := s.working(ctx, place, kind)
@@ -79,47 +82,14 @@ func (s *Snapshotter) make(ctx context.Context, kind snapshots.Kind, key, parent
 	return m, nil
 }
 
-// newVolume names a volume of this store. It is in flight.
-func (s *Snapshotter) newVolume() string {
-	volume := s.names.own + strings.ToLower(rand.Text()[:13])
-	s.flight.add(volume)
-	return volume
-}
-
-// working returns a working volume, in flight, that starts as place: a stepping
-// stone, or a new clone.
-func (s *Snapshotter) working(ctx context.Context, place string, kind snapshots.Kind) (string, error) {
-	if kind == snapshots.KindActive {
-		unlock := s.locks.lock("place " + place) // a spare that is being made is worth the wait
-		volume := s.stones.take(place, s.flight.add)
-		unlock()
-		if volume != "" {
-			return volume, nil
-		}
-	}
-	volume := s.newVolume()
-	if err := s.server.clone(ctx, place, volume); err != nil {
-		s.flight.done(volume)
-		if !block.Is(err, block.NotFound) { // it may have been made all the same
-			s.waste(volume)
-		}
-		return "", err
-	}
-	return volume, nil
-}
-
-// waste makes a volume garbage at once.
-func (s *Snapshotter) waste(volume string) {
-	if err := s.store.addGarbage(volume); err != nil {
-		s.log.Warn("cannot write down garbage; Cleanup finds it by its name", zap.String("volume", volume), zap.Error(err))
-	}
-	s.reaper.kick()
-}
-
 // adopt records a chain as a committed child of parent if the server has it,
 // and returns Exists then; nil when it has not.
 func (s *Snapshotter) adopt(ctx context.Context, chain, parent string, labels map[string]string) error {
-	defer s.locks.lock(chain + "\x00" + parent)()
+	unlock, err := s.locks.lock(ctx, chain+" on "+parent)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	exists := block.Errorf(block.Exists, "chain %s is there", chain)
 	name, err := s.store.childWithRef(parent, chain)
 	if err != nil || name != "" {
@@ -139,9 +109,19 @@ func (s *Snapshotter) adopt(ctx context.Context, chain, parent string, labels ma
 	if err != nil {
 		return err
 	}
+	pin, err := s.clone(ctx, place)
+	if block.Is(err, block.NotFound) { // it was pruned just now
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	at := now()
-	r := &record{Kind: snapshots.KindCommitted, Parent: parent, Labels: labels, Created: at, Updated: at, Place: place, UsageBytes: int64(layerBytes)} //nolint:gosec // at most 256 TiB
-	if err := s.store.add("slacker/"+strings.ToLower(rand.Text()[:13])+"/"+chain, r); err != nil {
+	r := &record{Kind: snapshots.KindCommitted, Parent: parent, Labels: labels, Created: at, Updated: at, Place: place, Pin: pin, UsageBytes: int64(layerBytes)} //nolint:gosec // at most 256 TiB
+	err = s.store.add("slacker/"+strings.ToLower(rand.Text()[:13])+"/"+chain, r)
+	s.flight.done(pin)
+	if err != nil {
+		s.waste(pin)
 		return err
 	}
 	s.spares.want(place, spareAfterPull)

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"go.uber.org/zap"
 
 	"github.com/slackerd/slacker/block"
@@ -18,41 +17,20 @@ const reapInterval = 5 * time.Second
 
 // reaper clears garbage in the background.
 type reaper struct {
-	wake   chan struct{}
+	*volumes
 	cancel context.CancelFunc
 	ended  chan struct{}
 }
 
-func (r *reaper) kick() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *Snapshotter) startReaper() {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.reaper = reaper{make(chan struct{}, 1), cancel, make(chan struct{})}
-	s.spares = spares{make(chan want, 1), make(chan struct{})}
-	go s.reap(ctx)
-	go s.stock(ctx)
-}
-
-func (s *Snapshotter) stopReaper() {
-	s.reaper.cancel()
-	<-s.reaper.ended
-	<-s.spares.ended
-}
-
-func (s *Snapshotter) reap(ctx context.Context) {
-	defer close(s.reaper.ended)
+func (s *reaper) reap(ctx context.Context) {
+	defer close(s.ended)
 	searched, complaint := false, ""
 	tick := time.NewTicker(reapInterval)
 	defer tick.Stop()
 	for {
 		var err error
 		if !searched {
-			err = s.search(ctx)
+			err = errors.Join(s.search(ctx), s.pinAll(ctx))
 			searched = err == nil
 		}
 		if err == nil {
@@ -69,36 +47,13 @@ func (s *Snapshotter) reap(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		case <-s.reaper.wake:
+		case <-s.wake:
 		}
 	}
 }
 
-// Remove removes a snapshot; its volume goes in the background.
-func (s *Snapshotter) Remove(_ context.Context, key string) error {
-	defer s.locks.lock(key)()
-	_, err := s.store.remove(key, func(r *record) string {
-		if r.Kind != snapshots.KindCommitted {
-			return r.Volume
-		}
-		if v := volumeOf(r.Place); strings.HasPrefix(v, s.names.own) {
-			return v
-		}
-		return ""
-	})
-	s.reaper.kick()
-	return toContainerd(err)
-}
-
-// Cleanup clears all garbage, and what a kill has left without a trace in the
-// store. Stones wait on.
-func (s *Snapshotter) Cleanup(ctx context.Context) error {
-	err := s.search(ctx)
-	return toContainerd(errors.Join(err, s.clear(ctx, now())))
-}
-
 // search makes garbage of the volumes of this store that nothing needs (N3).
-func (s *Snapshotter) search(ctx context.Context) error {
+func (s *reaper) search(ctx context.Context) error {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	listed, err := s.server.list(ctx, s.names.own)
@@ -110,7 +65,7 @@ func (s *Snapshotter) search(ctx context.Context) error {
 
 // clear takes garbage down and deletes it at the server, and the stones that
 // have waited their time at that moment.
-func (s *Snapshotter) clear(ctx context.Context, at time.Time) error {
+func (s *reaper) clear(ctx context.Context, at time.Time) error {
 	if expired := s.stones.expire(at); len(expired) > 0 {
 		if err := s.store.condemn(expired, s.flight.has); err != nil {
 			return err
@@ -132,8 +87,14 @@ func (s *Snapshotter) clear(ctx context.Context, at time.Time) error {
 	return errors.Join(errs...)
 }
 
-func (s *Snapshotter) clearOne(ctx context.Context, volume string) error {
-	defer s.locks.lock("volume " + volume)()
+func (s *reaper) clearOne(ctx context.Context, volume string) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	unlock, err := s.locks.lock(ctx, "volume "+volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if !strings.HasPrefix(volume, s.names.own) {
 		return block.Errorf(block.Internal, "garbage names %s, which is not of this store", volume)
 	}
@@ -145,8 +106,6 @@ func (s *Snapshotter) clearOne(ctx context.Context, volume string) error {
 	if condemned, err := s.store.condemned(volume); err != nil || !condemned {
 		return err
 	}
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
 	if err := s.devices.down(ctx, volume); err != nil {
 		return err
 	}
@@ -154,4 +113,41 @@ func (s *Snapshotter) clearOne(ctx context.Context, volume string) error {
 		return err
 	}
 	return s.store.forgetGarbage(volume)
+}
+
+// pinAll pins the chains of records that were written before there were pins (N9).
+func (s *reaper) pinAll(ctx context.Context) error {
+	records, err := s.store.all()
+	if err != nil {
+		return err
+	}
+	for name, r := range records {
+		if r.Place == "" || r.Pin != "" || strings.HasPrefix(r.Place, s.names.own) {
+			continue
+		}
+		if err := s.pin(ctx, name, r.Place); err != nil && !block.Is(err, block.NotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *reaper) pin(ctx context.Context, name, place string) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	unlock, err := s.locks.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	pin, err := s.clone(ctx, place)
+	if err != nil {
+		return err
+	}
+	err = s.store.change(name, func(r *record) { r.Pin = pin })
+	s.flight.done(pin)
+	if err != nil {
+		s.waste(pin)
+	}
+	return err
 }

@@ -439,3 +439,45 @@ func TestStones(t *testing.T) {
 		t.Errorf("expired %v", gone)
 	}
 }
+
+// TestUsageCountsInodes: a layer has the inodes that it adds, on the worker that
+// unpacked it and on one that found it; a container those it has made (N8).
+func TestUsageCountsInodes(t *testing.T) {
+	needDevices(t)
+	f := startServer(t)
+	chains := []string{chainID("inodes 0"), chainID("inodes 1")}
+	inodes := func(s *Snapshotter, name string) int64 {
+		t.Helper()
+		u, err := s.Usage(t.Context(), name)
+		must(t, err)
+		return u.Inodes
+	}
+	for _, s := range []*Snapshotter{newSnapshotter(t, f, noSpares), newSnapshotter(t, f, noSpares)} {
+		top, err := image(s, "run", chains)
+		must(t, err)
+		below, err := s.store.childWithRef("", chains[0])
+		must(t, err)
+		if a, b := inodes(s, below), inodes(s, top); a != 1 || b != 1 {
+			t.Errorf("two layers of one file each have %d and %d inodes", a, b)
+		}
+		ms, err := s.Prepare(t.Context(), "container", top)
+		must(t, err)
+		if n := inodes(s, "container"); n != 0 {
+			t.Errorf("a new container has %d inodes", n)
+		}
+		must(t, mounted(ms, func(dir string) error {
+			var errs []error
+			for i := range 10 {
+				errs = append(errs, os.Mkdir(filepath.Join(dir, fmt.Sprint(i)), 0o755))
+			}
+			return errors.Join(append(errs, os.Remove(filepath.Join(dir, "layer0")))...)
+		}))
+		if n := inodes(s, "container"); n != 9 {
+			t.Errorf("10 directories more and a file less are %d inodes", n)
+		}
+		must(t, s.Commit(t.Context(), "committed", "container"))
+		if n := inodes(s, "committed"); n != 9 {
+			t.Errorf("committed, they are %d inodes", n)
+		}
+	}
+}

@@ -92,6 +92,18 @@ func (s *server) delete(ctx context.Context, volume string) error {
 	return block.Wrap(block.Internal, err, "delete "+volume)
 }
 
+// nbdAddress is where the server's exports are.
+func (s *server) nbdAddress(ctx context.Context) (string, error) {
+	answer, err := s.api.GetStatus(ctx, connect.NewRequest(&slackerv1.GetStatusRequest{}))
+	if err != nil {
+		return "", block.Wrap(block.Internal, api.FromConnect(err), "ask for the server's address")
+	}
+	if len(answer.Msg.GetNbdAddresses()) == 0 {
+		return "", block.Errorf(block.Unavailable, "the server states no NBD address")
+	}
+	return answer.Msg.GetNbdAddresses()[0], nil
+}
+
 func (s *server) list(ctx context.Context, prefix string) ([]string, error) {
 	answer, err := s.api.ListVolumes(ctx, connect.NewRequest(&slackerv1.ListVolumesRequest{Prefix: prefix}))
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/worker"
 )
 
@@ -155,38 +156,48 @@ func await(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// open opens a snapshotter of a worker of its own at root.
-func (f *testServer) open(root string, change func(*Options)) (*Snapshotter, error) {
+func (f *testServer) client() (slackerv1connect.AdminServiceClient, error) {
+	return api.NewClient(f.apiURL)
+}
+
+// options are those of a worker of its own at root.
+func (f *testServer) options(root string) (Options, error) {
 	c, err := worker.DefaultConfig()
 	if err != nil {
-		return nil, err
+		return Options{}, err
 	}
-	if c.API, err = api.NewClient(f.apiURL); err != nil {
-		return nil, err
+	if c.API, err = f.client(); err != nil {
+		return Options{}, err
 	}
 	c.Server, c.StateDir, c.Executable = f.apiURL, filepath.Join(root, "attached"), f.bin+"slacker-client"
 	w, err := worker.New(c)
 	if err != nil {
-		return nil, err
+		return Options{}, err
 	}
 	o := DefaultOptions()
 	o.Root, o.API, o.Worker, o.Driver, o.SizeBytes, o.Log = root, c.API, w, "fuse", 256<<20, f.logger
+	return o, nil
+}
+
+// open opens a snapshotter with those options.
+func (f *testServer) open(root string, change func(*Options)) (*Snapshotter, error) {
+	o, err := f.options(root)
+	if err != nil {
+		return nil, err
+	}
 	if change != nil {
 		change(&o)
 	}
 	return New(o)
 }
 
-// emptyOut removes every snapshot and wants nothing to be left at the server.
-func emptyOut(s *Snapshotter) error {
+// removeAll removes every snapshot.
+func removeAll(s *Snapshotter) error {
 	ctx := context.Background()
 	for {
 		records, err := s.store.all()
-		if err != nil {
+		if err != nil || len(records) == 0 {
 			return err
-		}
-		if len(records) == 0 {
-			break
 		}
 		removed := 0
 		for name := range records {
@@ -198,9 +209,17 @@ func emptyOut(s *Snapshotter) error {
 			return fmt.Errorf("%d snapshots cannot be removed", len(records))
 		}
 	}
+}
+
+// emptyOut removes every snapshot and wants nothing to be left at the server.
+func emptyOut(s *Snapshotter) error {
+	ctx := context.Background()
+	if err := removeAll(s); err != nil {
+		return err
+	}
 	var errs []error
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		err := errors.Join(s.Cleanup(ctx), s.clear(ctx, now().Add(time.Hour))) // stones too
+		err := errors.Join(s.Cleanup(ctx), s.reaper.clear(ctx, now().Add(time.Hour))) // stones too
 		left, lerr := s.server.list(ctx, s.names.own)
 		if err == nil && lerr == nil && len(left) == 0 {
 			break

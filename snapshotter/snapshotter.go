@@ -2,15 +2,16 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/filters"
-	"go.uber.org/zap"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -18,19 +19,10 @@ import (
 // Snapshotter is containerd's interface over a slackerd server. Its methods may
 // be called at once, also for the same key: then one goes first.
 type Snapshotter struct {
-	o       Options
-	log     *zap.Logger
-	store   *store
-	server  server
-	devices devices
-	names   names
-	locks   locks
-	flight  flight
-	stones  stones
+	*volumes
+	base    base
 	spares  spares
 	reaper  reaper
-	base    sync.Mutex // one request makes the base
-	based   bool
 	closing sync.Once
 }
 
@@ -53,16 +45,16 @@ func New(o Options) (*Snapshotter, error) {
 		return nil, block.Errorf(block.Invalid, "root %s leads to %q, want a plain path: %w", o.Root, root, err)
 	}
 	d := &workerDevices{worker: o.Worker, dir: filepath.Join(root, "mnt"), driver: o.Driver, options: o.MountOptions, pending: map[string]string{}}
-	return open(o, d)
+	return openWith(o, d)
 }
 
-// open is New with its devices given.
-func open(o Options, d devices) (*Snapshotter, error) {
+// openWith is New with its devices given.
+func openWith(o Options, d devices) (*Snapshotter, error) {
 	st, err := openStore(filepath.Join(o.Root, "snapshots.db"), ownPrefix(o))
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshotter{o: o, log: o.Log, store: st, server: server{o.API}, devices: d, names: names{o.Prefix, o.SizeBytes, st.own}}
+	v := &volumes{o: o, log: o.Log, store: st, server: server{o.API}, devices: d, names: names{o.Prefix, o.SizeBytes, st.own}, wake: make(chan struct{}, 1)}
 	records, err := st.all()
 	if err != nil {
 		_ = st.close()
@@ -73,7 +65,10 @@ func open(o Options, d devices) (*Snapshotter, error) {
 			d.thaw(r.Volume)
 		}
 	}
-	s.startReaper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Snapshotter{volumes: v, base: base{volumes: v}, spares: spares{v, make(chan want, 1), make(chan struct{})}, reaper: reaper{v, cancel, make(chan struct{})}}
+	go s.reaper.reap(ctx)
+	go s.spares.stock(ctx)
 	return s, nil
 }
 
@@ -81,15 +76,12 @@ func open(o Options, d devices) (*Snapshotter, error) {
 func (s *Snapshotter) Close() error {
 	var err error
 	s.closing.Do(func() {
-		s.stopReaper()
+		s.reaper.cancel() // of the spares too
+		<-s.reaper.ended
+		<-s.spares.ended
 		err = s.store.close()
 	})
 	return err
-}
-
-// bound gives a request its deadline (N6).
-func (s *Snapshotter) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, s.o.Timeout, block.Errorf(block.Unavailable, "nothing within %v", s.o.Timeout))
 }
 
 // Stat describes a snapshot.
@@ -129,57 +121,16 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...str
 	return nil
 }
 
-// fields makes a snapshot's fields known to filters.
-func fields(i snapshots.Info) filters.Adaptor {
-	return filters.AdapterFunc(func(path []string) (string, bool) {
-		if len(path) == 0 {
-			return "", false
-		}
-		switch path[0] {
-		case "kind":
-			switch i.Kind {
-			case snapshots.KindActive:
-				return "active", true
-			case snapshots.KindView:
-				return "view", true
-			case snapshots.KindCommitted:
-				return "committed", true
-			}
-		case "name":
-			return i.Name, true
-		case "parent":
-			return i.Parent, true
-		case "labels":
-			if len(path) > 1 {
-				v, ok := i.Labels[path[1]]
-				return v, ok
-			}
-		}
-		return "", false
-	})
-}
-
-// Usage returns what a snapshot takes beyond its parent (N8).
-func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
-	r, err := s.store.get(key)
-	if err != nil {
-		return snapshots.Usage{}, toContainerd(err)
-	}
-	if r.Kind == snapshots.KindCommitted {
-		return snapshots.Usage{Size: r.UsageBytes}, nil
-	}
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
-	n, err := s.server.headBytes(ctx, r.Volume)
-	return snapshots.Usage{Size: int64(n)}, toContainerd(err) //nolint:gosec // at most 256 TiB
-}
-
 // Mounts returns the mounts of an active snapshot or view, and makes its volume
 // a mounted device again if a reboot has taken that.
 func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
-	defer s.locks.lock(key)()
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
+	unlock, err := s.locks.lock(ctx, key)
+	if err != nil {
+		return nil, toContainerd(err)
+	}
+	defer unlock()
 	r, err := s.store.get(key)
 	if err != nil {
 		return nil, toContainerd(err)
@@ -202,6 +153,41 @@ func (s *Snapshotter) mounts(ctx context.Context, volume string, readOnly bool) 
 		mode = "ro"
 	}
 	return []mount.Mount{{Type: "bind", Source: dir, Options: []string{"rbind", mode}}}, nil
+}
+
+// Remove removes a snapshot; its volumes go in the background.
+func (s *Snapshotter) Remove(ctx context.Context, key string) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	unlock, err := s.locks.lock(ctx, key)
+	if err != nil {
+		return toContainerd(err)
+	}
+	defer unlock()
+	err = s.store.remove(key, func(r *record) []string {
+		if r.Kind != snapshots.KindCommitted {
+			return []string{r.Volume}
+		}
+		var own []string
+		if v := volumeOf(r.Place); strings.HasPrefix(v, s.names.own) {
+			own = append(own, v)
+		}
+		if r.Pin != "" {
+			own = append(own, r.Pin)
+		}
+		return own
+	})
+	s.kick()
+	return toContainerd(err)
+}
+
+// Cleanup clears all garbage, and what a kill has left without a trace in the
+// store. Stones wait on, and so does what does not go in time.
+func (s *Snapshotter) Cleanup(ctx context.Context) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	err := s.reaper.search(ctx)
+	return toContainerd(errors.Join(err, s.reaper.clear(ctx, now())))
 }
 
 func now() time.Time { return time.Now().UTC() }

@@ -13,9 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -142,17 +139,7 @@ func (h *host) ctr(args ...string) string {
 // layers before it asks the snapshotter.
 func (h *host) pull(ref string) {
 	h.t.Helper()
-	c, err := containerd.New(h.containerd.Address, containerd.WithDefaultNamespace("default"))
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost))})
-	_, err = c.Pull(h.t.Context(), ref, containerd.WithResolver(resolver), containerd.WithPullUnpack, containerd.WithPullSnapshotter("slacker"),
-		containerd.WithChildLabelMap(images.ChildGCLabelsFilterLayers)) // discard_unpacked_layers
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	h.pullWith(ref, "slacker", true)
 }
 
 // pushImage makes an image of busybox and layers of random data, and pushes it.
@@ -303,10 +290,7 @@ func (h *host) killAll() {
 	h.f.start()
 	h.startSnapshotter()
 	h.startContainerd()
-	await(h.t, "containerd finds the snapshotter again", func() bool {
-		_, err := h.containerd.Ctr(h.t.Context(), "snapshots", "--snapshotter", "slacker", "ls")
-		return err == nil
-	})
+	h.awaitSnapshotter()
 }
 
 func (h *host) id() string { return "sn-" + filepath.Base(h.dir) }
@@ -314,7 +298,12 @@ func (h *host) id() string { return "sn-" + filepath.Base(h.dir) }
 // exec runs a command in the container that runs runs.
 func (h *host) exec(args ...string) string {
 	h.t.Helper()
-	return h.ctr(append([]string{"tasks", "exec", "--exec-id", "x" + rand.Text()[:6], h.id(), "/bin/busybox"}, args...)...)
+	return h.execIn(h.id(), args...)
+}
+
+func (h *host) execIn(id string, args ...string) string {
+	h.t.Helper()
+	return h.ctr(append([]string{"tasks", "exec", "--exec-id", "x" + rand.Text()[:6], id, "/bin/busybox"}, args...)...)
 }
 
 // TestImportedImage: an image whose layers were imported is pulled without them.
@@ -330,7 +319,11 @@ func TestImportedImage(t *testing.T) {
 	must(t, err)
 	must(t, path.AppendImage(image))
 	for _, want := range []string{"unpacked", "was there"} {
-		out, err := exec.Command(f.bin+"slacker-snapshotter", "import", dir, "--server", f.apiURL, "--driver", "fuse", "--size", "1GiB").CombinedOutput()
+		args := []string{f.bin + "slacker-snapshotter", "import", dir, "--driver", "fuse"}
+		if want == "was there" { // the same by the admin's program
+			args = []string{f.bin + "slackerctl", "image", "import", dir, "--layers"}
+		}
+		out, err := exec.Command(args[0], append(args[1:], "--server", f.apiURL, "--size", "1GiB")...).CombinedOutput()
 		if err != nil || strings.Count(string(out), want) != 4 {
 			t.Fatalf("import: %v, %s, want 4 times %q", err, out, want)
 		}

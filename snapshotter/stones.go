@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"go.uber.org/zap"
 )
 
@@ -94,6 +93,7 @@ func (s *stones) has(volume string) bool {
 // spares makes working volumes ahead of the containers that will want them: the
 // place that was wanted last, after a delay in which another may take its turn.
 type spares struct {
+	*volumes
 	wanted chan want
 	ended  chan struct{}
 }
@@ -103,49 +103,53 @@ type want struct {
 	after time.Duration
 }
 
-func (p *spares) want(place string, after time.Duration) {
+func (s *spares) want(place string, after time.Duration) {
 	for {
 		select {
-		case p.wanted <- want{place, after}:
+		case s.wanted <- want{place, after}:
 			return
 		default:
 		}
 		select {
-		case <-p.wanted: // an older one
+		case <-s.wanted: // an older one
 		default:
 		}
 	}
 }
 
 // stock makes the spares that are wanted, until ctx ends.
-func (s *Snapshotter) stock(ctx context.Context) {
-	defer close(s.spares.ended)
+func (s *spares) stock(ctx context.Context) {
+	defer close(s.ended)
 	var next want
 	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case next = <-s.spares.wanted:
+		case next = <-s.wanted:
 			due = time.After(next.after)
 		case <-due:
 			due = nil
 			if all, of := s.stones.count(next.place); of > 0 || all >= s.o.Spares {
 				continue
 			}
-			if err := s.makeSpare(ctx, next.place); err != nil && ctx.Err() == nil {
+			if err := s.make(ctx, next.place); err != nil && ctx.Err() == nil {
 				s.log.Info("no spare", zap.String("place", next.place), zap.Error(err))
 			}
 		}
 	}
 }
 
-// makeSpare makes a volume that is mounted and waits.
-func (s *Snapshotter) makeSpare(ctx context.Context, place string) error {
-	defer s.locks.lock("place " + place)()
+// make makes a volume that is mounted and waits.
+func (s *spares) make(ctx context.Context, place string) error {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	volume, err := s.working(ctx, place, snapshots.KindView) // a new clone
+	unlock, err := s.locks.lock(ctx, "place "+place)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	volume, err := s.clone(ctx, place)
 	if err != nil {
 		return err
 	}

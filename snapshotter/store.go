@@ -42,8 +42,19 @@ type record struct {
 	Volume string `json:"volume,omitempty"`
 	// Place is the server's snapshot of a committed one, VOLUME@SNAPSHOT.
 	Place string `json:"place,omitempty"`
+	// Pin is a clone of a chain that is here, so that nobody prunes it (N9).
+	Pin string `json:"pin,omitempty"`
 	// UsageBytes of a committed one (N8).
 	UsageBytes int64 `json:"usage_bytes,omitempty"`
+	// Inodes in use in the file system of a committed one, once they were asked for.
+	Inodes int64 `json:"inodes,omitempty"`
+}
+
+func (r *record) inodes() int64 {
+	if r == nil {
+		return 0
+	}
+	return r.Inodes
 }
 
 func (r *record) info(name string) snapshots.Info {
@@ -213,10 +224,10 @@ func (s *store) commit(key, name string, r *record) error {
 	})
 }
 
-// remove drops a record without children. garbage says which volume nobody
-// needs after that, or "".
-func (s *store) remove(name string, garbage func(*record) string) (volume string, err error) {
-	err = s.db.Update(func(tx *bbolt.Tx) error {
+// remove drops a record without children. garbage says which volumes nobody
+// needs after that.
+func (s *store) remove(name string, garbage func(*record) []string) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
 		r, err := getRecord(tx, name)
 		if err != nil {
 			return err
@@ -226,14 +237,25 @@ func (s *store) remove(name string, garbage func(*record) string) (volume string
 		if child != "" {
 			return block.Errorf(block.Busy, "cannot remove snapshot %s: %s is made on it", name, child)
 		}
-		if volume = garbage(r); volume != "" {
+		for _, volume := range garbage(r) {
 			if err := tx.Bucket(bucketGarbage).Put([]byte(volume), nil); err != nil {
 				return err
 			}
 		}
 		return dropRecord(tx, name, r)
 	})
-	return volume, err
+}
+
+// change changes a record in place.
+func (s *store) change(name string, how func(*record)) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		r, err := getRecord(tx, name)
+		if err != nil {
+			return err
+		}
+		how(r)
+		return putRecord(tx, name, r)
+	})
 }
 
 // update changes the labels of a record: all of them, or those that fieldpaths
@@ -363,7 +385,7 @@ func neededVolumes(tx *bbolt.Tx) (map[string]bool, error) {
 	err := tx.Bucket(bucketSnapshots).ForEach(func(k, _ []byte) error {
 		r, err := getRecord(tx, string(k))
 		if err == nil {
-			needed[r.Volume], needed[volumeOf(r.Place)] = true, true
+			needed[r.Volume], needed[volumeOf(r.Place)], needed[r.Pin] = true, true, true
 		}
 		return err
 	})

@@ -15,33 +15,48 @@ import (
 func (a *app) image() *cobra.Command {
 	return a.noun(&cobra.Command{
 		Use:   "image",
-		Short: "Import, export and push images",
+		Short: "Import, export, push and prune images",
 		Long: `image imports disk images, archives, directories and container images as snapshots,
 and exports snapshots and volumes as disk images, and snapshots as container images.`,
 		Example: `  slackerctl image import debian.qcow2 debian@v1
   slackerctl image export debian@v1 debian.raw
   slackerctl image export debian@v1 docker://registry.example.org/debian:v1`,
-	}, a.imageImport(), a.imageExport(), a.imagePush())
+	}, a.imageImport(), a.imageExport(), a.imagePush(), a.imagePrune())
 }
 
 func (a *app) imageImport() *cobra.Command {
 	var o image.ImportOptions
 	var size string
+	var layers bool
 	cmd := &cobra.Command{
-		Use:   "import SOURCE VOLUME@SNAPSHOT [flags]",
-		Short: "Import an image as a snapshot",
+		Use:   "import SOURCE VOLUME@SNAPSHOT [flags]\n  slackerctl image import SOURCE --layers [flags]",
+		Short: "Import an image as a snapshot, or its layers for containerd",
 		Long: `import makes a volume with one snapshot of a disk image (raw, qcow2), an archive or
 a directory (into a fresh ext4), or a container image (docker-archive, oci; its layers
 are applied). SOURCE is a path, or - for standard input (raw and tar). The snapshot
 appears when it is complete; when the import fails or is interrupted, nothing of it
-stays. For containerd's workers, slacker-snapshotter import brings the layers.`,
+stays.
+
+With --layers a container image is brought for containerd's workers instead: each of
+its layers becomes known to all, so that a pull of the image downloads nothing but the
+manifest and the configuration. That mounts volumes: it wants root, and the program
+slacker-snapshotter, whose import it runs.`,
 		Example: `  slackerctl image import debian.qcow2 debian@v1
   slackerctl image import rootfs.tar.xz debian@v2 --size 8GiB
   slackerctl image import redis.tar redis@7 --format docker-archive
-  slackerctl image import layout/ app@1 --format oci --image app:1.0`,
-		Args:                  wantArgs(2, 2),
+  slackerctl image import layout/ app@1 --format oci --image app:1.0
+  slackerctl image import layout/ --layers`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if layers {
+				return wantArgs(1, 1)(cmd, args)
+			}
+			return wantArgs(2, 2)(cmd, args)
+		},
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if layers {
+				return a.importLayers(cmd, args[0])
+			}
 			o.Source, o.Target = args[0], args[1]
 			if cmd.Flags().Changed("size") {
 				n, err := sizeFlag(cmd, size)
@@ -71,6 +86,8 @@ stays. For containerd's workers, slacker-snapshotter import brings the layers.`,
 	flags.StringVar(&o.Platform, "platform", "", "`OS/ARCH` of a multi-platform image (default: linux, this machine's)")
 	flags.StringVar(&o.NBDAddr, "nbd", "", "NBD `address` of the server (default: the first that it states)")
 	flags.StringVar(&o.TempDir, "temp-dir", "", "`DIR` with room for about twice the content (default: $TMPDIR or /tmp)")
+	flags.BoolVar(&layers, "layers", false, "bring the layers, for workers with slacker-snapshotter")
+	flags.String("prefix", "containers", "with --layers: what the names of the snapshotter's volumes begin with")
 	a.completeFlag(cmd, "format", image.Formats())
 	return cmd
 }
