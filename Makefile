@@ -105,6 +105,10 @@ bench-attach: build ## time clone, attach and mount of a warm ext4 volume, by st
 bench-memory: ## measure the heap with 100,000 volumes, 1,000 of them open
 	$(GO) test ./volume -count=1 -v -run TestMemoryIsBounded -memory.volumes 100000 -memory.open 1000 -memory.blocks 200
 
+.PHONY: clients
+clients: build ## run real images by ctr, crictl and docker on the snapshotter (root, some minutes)
+	./scripts/clients.sh
+
 # What is built and made of it is kept in HELLOBENCH_CACHE. RUN is the name of a run: one that was stopped goes on,
 # another name begins anew. BUDGET bounds the time of a record.
 HELLOBENCH_CACHE ?= .cache/hellobench

@@ -1,23 +1,24 @@
 #!/bin/bash
-# clients.sh [CLIENT...]: runs real images by ctr, nerdctl and crictl (a client of
-# Kubernetes' interface) on slacker-snapshotter, and prints how long each took.
+# clients.sh [CLIENT...]: runs real images by ctr, nerdctl, crictl (a client of
+# Kubernetes' interface) and docker on slacker-snapshotter, and prints how long each
+# took. Without an argument: ctr, crictl and docker; of nerdctl the module is not to
+# be had from every proxy, and Debian has no package.
 # Registry, slackerd, snapshotter and containerd are started here, in a network
 # namespace of their own, and everything is taken away again, also after a
 # failure. Images come from .cache/hellobench (make hellobench-images), programs
-# from bin and .cache/stack; crictl and nerdctl are built when they are missing.
+# from bin and .cache/stack; what is missing is built there, or fetched (docker: that
+# of Debian 14, since Debian 12's is of before Docker could use containerd's
+# snapshotters).
 #
 #   IMAGES    which images; default: busybox redis postgres python gcc
-#   CRICTL    crictl's version
 #
-# Docker is not among them: Debian's is of before Docker could use snapshotters of
-# containerd. Runs are recorded in bench/results/clients.txt.
+# Runs are recorded in bench/results/clients.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 images=${IMAGES:-busybox redis postgres python gcc}
 clients=("$@")
-[ $# -gt 0 ] || clients=(ctr nerdctl crictl)
-crictl_version=${CRICTL:-v1.34.0}
+[ $# -gt 0 ] || clients=(ctr crictl docker)
 stack=${STACK_DIR:-$PWD/.cache/stack}
 port=5000
 
@@ -35,14 +36,8 @@ if [ -z "${CLIENTS_INSIDE:-}" ]; then
 	for client in "${clients[@]}"; do
 		case $client in
 		ctr) ;;
-		nerdctl) ./scripts/stack.sh nerdctl >&2 ;;
-		crictl)
-			if [ ! -x "$stack/crictl/bin/crictl" ]; then
-				say "building crictl $crictl_version"
-				GOBIN=$stack/crictl/bin CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "sigs.k8s.io/cri-tools/cmd/crictl@$crictl_version"
-			fi
-			;;
-		*) fail "want ctr, nerdctl or crictl, got $client" ;;
+		nerdctl | crictl | docker) ./scripts/stack.sh "$client" >&2 ;;
+		*) fail "want ctr, nerdctl, crictl or docker, got $client" ;;
 		esac
 	done
 	[ -x bin/slacker-snapshotter ] || make --no-print-directory build >&2
@@ -59,7 +54,7 @@ cleanup() {
 	status=$?
 	trap - EXIT
 	set +e
-	[ $status = 0 ] || for log in snapshotter containerd slackerd; do tail -n 5 "$work/$log.log" 2>/dev/null | sed "s/^/clients: $log: /" >&2; done
+	[ $status = 0 ] || for log in dockerd snapshotter containerd slackerd; do tail -n 5 "$work/$log.log" 2>/dev/null | sed "s/^/clients: $log: /" >&2; done
 	for id in $(ctr_ task ls -q 2>/dev/null); do ctr_ task rm -f "$id" >/dev/null 2>&1; done
 	for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
 		kill "${pids[i]}" 2>/dev/null
@@ -166,7 +161,25 @@ nerdctl_() {
 		--data-root "$work/nerdctl" --cgroup-manager cgroupfs --cni-netconfpath "$work/cni" "$@"
 }
 crictl_() { "$stack/crictl/bin/crictl" --runtime-endpoint "unix://$work/c.sock" --image-endpoint "unix://$work/c.sock" "$@"; }
+snapshotter_of() {
+	case $client in
+	docker) docker_ inspect -f '{{.Driver}}' "$id" ;;
+	nerdctl) ctr_ containers info "$(nerdctl_ inspect -f '{{.Id}}' "$id")" ;;
+	crictl) ctr_ containers info "$container" ;;
+	ctr) ctr_ containers info "$id" ;;
+	esac | sed -n 's/.*"Snapshotter": "\(.*\)".*/\1/p; s/^slacker$/slacker/p'
+}
 json() { python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@"; }
+
+docker_() { DOCKER_CONFIG=$work/docker "$stack/docker/bin/docker" --host "unix://$work/docker.sock" "$@"; }
+# begin_docker starts dockerd with the image store of this containerd.
+begin_docker() {
+	printf '{"features": {"containerd-snapshotter": true}, "storage-driver": "slacker"}' >"$work/dockerd.json"
+	begin dockerd "docker_ version" env PATH="$stack/v2/bin:$stack/docker/bin:$PATH" "$stack/docker/bin/dockerd" --config-file "$work/dockerd.json" \
+		--containerd "$work/c.sock" --host "unix://$work/docker.sock" --data-root "$work/docker-root" --exec-root "$work/docker-exec" \
+		--pidfile "$work/docker.pid" --bridge none --iptables=false --ip6tables=false --exec-opt native.cgroupdriver=cgroupfs
+	docker_ info -f '{{json .DriverStatus}}' | grep -q io.containerd.snapshotter || fail "dockerd does not use containerd's image store: $(docker_ info)"
+}
 
 # CLIENT_pull, CLIENT_run and CLIENT_rm work on $ref and $id.
 ctr_pull() { ctr_ image pull --plain-http --snapshotter slacker "$ref"; }
@@ -189,6 +202,12 @@ nerdctl_run() {
 	await "$want" nerdctl_ logs "$id"
 }
 nerdctl_rm() { nerdctl_ rm -f "$id" && nerdctl_ rmi -f "$ref"; }
+docker_pull() { docker_ pull -q "$ref"; }
+docker_run() {
+	docker_ run -d --network none --name "$id" "$ref" "${args[@]}"
+	await "$want" docker_ logs "$id"
+}
+docker_rm() { docker_ rm -f "$id" && docker_ rmi -f "$ref"; }
 crictl_pull() { crictl_ pull "$ref"; }
 crictl_run() {
 	printf '{"metadata": {"name": "%s", "namespace": "default", "uid": "%s"}, "log_directory": "%s", "linux": {"security_context": {"namespace_options": {"network": 2}}}}' \
@@ -204,6 +223,7 @@ crictl_rm() { crictl_ stopp "$pod" && crictl_ rmp "$pod" && crictl_ rmi "$ref"; 
 
 printf '%-8s %-10s %8s %8s   %s\n' client image 'pull, s' 'run, s' said
 for client in "${clients[@]}"; do
+	[ "$client" != docker ] || begin_docker
 	for image in $images; do
 		hello "$image"
 		ref=$registry/$image:latest id=$client-$image-$$
@@ -212,7 +232,7 @@ for client in "${clients[@]}"; do
 		t1=$(now)
 		"${client}_run" >"$work/out" 2>&1 || fail "$client: run $image: $(tail -n 3 "$work/out")"
 		t2=$(now)
-		on=$(ctr_ containers info "$([ "$client" = crictl ] && echo "$container" || { [ "$client" = ctr ] && echo "$id" || nerdctl_ inspect -f '{{.Id}}' "$id"; })" | sed -n 's/.*"Snapshotter": "\(.*\)".*/\1/p')
+		on=$(snapshotter_of)
 		[ "$on" = slacker ] || fail "$client: $image runs on the snapshotter '$on', want slacker"
 		"${client}_rm" >"$work/out" 2>&1 || fail "$client: remove $image: $(tail -n 3 "$work/out")"
 		printf '%-8s %-10s %8s %8s   %s\n' "$client" "$image" "$(seconds "$t0" "$t1")" "$(seconds "$t1" "$t2")" "$want"

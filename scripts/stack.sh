@@ -8,7 +8,8 @@
 #   docker   dockerd and docker as Debian 14 has them
 #   v2       containerd 2, ctr and the shim, built from Go modules
 #   stargz   the lazy-loading snapshotter that is compared with
-#   nerdctl  nerdctl
+#   crictl   a client of Kubernetes' interface
+#   nerdctl  nerdctl, whose module not every proxy serves
 #
 # Without a group: debian, forky, v2, stargz.
 set -euo pipefail
@@ -16,6 +17,7 @@ cd "$(dirname "$0")/.."
 
 containerd_version=v2.4.2
 nerdctl_version=v2.1.3
+crictl_version=v1.37.0
 dir=${STACK_DIR:-$PWD/.cache/stack}
 
 say() { printf 'stack: %s\n' "$*"; }
@@ -79,6 +81,8 @@ v2() {
 	install v2 "$containerd_version" $m/containerd $m/ctr $m/containerd-shim-runc-v2
 }
 
+crictl() { install crictl "$crictl_version" sigs.k8s.io/cri-tools/cmd/crictl; }
+
 nerdctl() { install nerdctl "$nerdctl_version" github.com/containerd/nerdctl/v2/cmd/nerdctl; }
 
 # The snapshotter's own programs are in a module that the proxy lacks; its library is not.
@@ -96,9 +100,9 @@ groups=("$@")
 [ $# -gt 0 ] || groups=(debian forky v2 stargz)
 for group in "${groups[@]}"; do
 	case $group in
-	debian | forky | docker | v2 | stargz | nerdctl) "$group" ;;
+	debian | forky | docker | v2 | stargz | crictl | nerdctl) "$group" ;;
 	*)
-		say "want debian, forky, docker, v2, stargz or nerdctl, got $group" >&2
+		say "want debian, forky, docker, v2, stargz, crictl or nerdctl, got $group" >&2
 		exit 2
 		;;
 	esac
