@@ -41,6 +41,8 @@
 //     nothing to the server before the server has accepted a connection of every
 //     slot, and only then asks the kernel for what was in flight: so the server
 //     has fenced all that the dead daemon sent before it sees it again.
+//  9. A monitor that takes over misses no death of a socket: it listens for those to
+//     come, and then looks which of the sockets that the former one wrote down live.
 //  8. A state of an earlier boot (bootIDFile) is of no device of this kernel. It
 //     starts no agent; detach, list --clean and a new attach end what the server
 //     still has of it.

@@ -32,6 +32,7 @@ type monitor struct {
 	link    *nbdLink
 	index   uint32
 	sockets []*os.File // by slot; nil: connected by a former monitor, if at all
+	wires   []wire     // by slot, of any monitor
 	names   []nbdclient.SlotName
 	log     *zap.Logger
 }
@@ -70,12 +71,15 @@ func (r *running) monitor(logger *zap.Logger) error {
 		events.close()
 		return err
 	}
-	m := &monitor{running: r, driver: nbdDriver{store: r.store}, link: link, sockets: make([]*os.File, n), names: make([]nbdclient.SlotName, n),
+	m := &monitor{running: r, driver: nbdDriver{store: r.store}, link: link, sockets: make([]*os.File, n), wires: make([]wire, n), names: make([]nbdclient.SlotName, n),
 		log: logger.With(zap.String("target", r.target))}
 	defer m.dropAll()
 	index, connected, err := m.driver.index(r.state.AttachmentID)
+	var missed []bool // of the sockets of a former monitor, by slot
 	if err == nil && !connected {
 		index, err = m.connect(ctx)
+	} else if err == nil {
+		missed = m.missed()
 	}
 	if err != nil {
 		events.close()
@@ -88,7 +92,8 @@ func (r *running) monitor(logger *zap.Logger) error {
 	go func() { defer close(ended); m.announce(events, dead) }()
 	keeper := r.keepStandby(briefing{Version: standbyVersion, Role: AgentMonitor}, nil, standbyDelay, m.log)
 	for {
-		err = m.watch(ctx, dead)
+		err = m.watch(ctx, dead, missed)
+		missed = nil
 		if ctx.Err() == nil || !r.wanted() {
 			keeper.dismiss()
 			break
@@ -124,18 +129,37 @@ func (m *monitor) announce(events *nbdLink, dead chan<- struct{}) {
 	}
 }
 
-// watch replaces dead sockets until the device is gone.
-func (m *monitor) watch(ctx context.Context, dead <-chan struct{}) error {
+// missed tells which sockets of a former monitor are dead or not known to live:
+// nobody may have been there to hear of it (invariant 9). What dies from now on is
+// announced.
+func (m *monitor) missed() []bool {
+	alive, err := aliveWires()
+	if err != nil {
+		m.log.Warn("which sockets live is not known: all are replaced", zap.Error(err))
+	}
+	missed := make([]bool, len(m.sockets))
+	m.wires = m.store.loadWires(m.target, len(m.sockets))
+	for slot, w := range m.wires {
+		missed[slot] = !alive[w]
+	}
+	return missed
+}
+
+// watch replaces dead sockets until the device is gone, first those that were
+// missed.
+func (m *monitor) watch(ctx context.Context, dead <-chan struct{}, missed []bool) error {
 	tick := time.NewTicker(monitorTick)
 	defer tick.Stop()
-	for {
+	for ; ; missed = nil {
 		announced := false
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-dead:
-			announced = true
-		case <-tick.C:
+		if missed == nil {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-dead:
+				announced = true
+			case <-tick.C:
+			}
 		}
 		_, connected, err := m.driver.index(m.state.AttachmentID)
 		if err != nil {
@@ -147,7 +171,7 @@ func (m *monitor) watch(ctx context.Context, dead <-chan struct{}) error {
 		for slot, socket := range m.sockets {
 			// Which of the sockets it has not made itself has died a monitor
 			// cannot know: it replaces them all, and the server fences each old one.
-			if (socket == nil && (announced || m.state.secure() != nil)) || (socket != nil && isDead(socket)) {
+			if (socket == nil && (announced || missed != nil && missed[slot] || m.state.secure() != nil)) || (socket != nil && isDead(socket)) {
 				if err := m.replace(ctx, slot); err != nil {
 					return err
 				}
@@ -182,6 +206,7 @@ func (m *monitor) connect(ctx context.Context) (uint32, error) {
 	if m.state.ReadOnly {
 		info.Flags |= nbdclient.FlagReadOnly
 	}
+	m.note()
 	return m.link.connect(nbdConfig{sizeBytes: info.SizeBytes, serverFlags: uint64(info.Flags), requestTimeout: m.state.requestTimeout(),
 		deadFor: m.state.deadTimeout(), backend: m.state.AttachmentID}, m.sockets)
 }
@@ -257,6 +282,7 @@ func (m *monitor) handOver(ctx context.Context, slot int, f *os.File) error {
 				_ = old.Close()
 			}
 			m.sockets[slot] = f
+			m.note()
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -267,6 +293,19 @@ func (m *monitor) handOver(ctx context.Context, slot int, f *os.File) error {
 			return context.Cause(ctx)
 		case <-time.After(20 * time.Millisecond):
 		}
+	}
+}
+
+// note writes down the sockets for the next monitor. Without that it replaces more
+// than it had to.
+func (m *monitor) note() {
+	for slot, f := range m.sockets {
+		if f != nil {
+			m.wires[slot], _ = wireOf(f)
+		}
+	}
+	if err := m.store.saveWires(m.target, m.wires); err != nil {
+		m.log.Warn("the sockets are not written down", zap.Error(err))
 	}
 }
 

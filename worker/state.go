@@ -109,11 +109,14 @@ func (s *state) secure() func() (*tls.Config, error) {
 //	KEY.json    the state of a target
 //	KEY.lock    locked while somebody changes the target
 //	KEY.agent   locked by the agent while it lives; holds its pid
+//	KEY.sockets the ends of the sockets of an nbd device, by slot
 //	KEY.log     what the agent has to say
 //	KEY.stats   what its cache did so far, JSON
 //	KEY.fuse/   where the fuse driver's file system is mounted
 //	cache/      the blocks that are kept, unless they are elsewhere
 type store struct{ dir string }
+
+const socketsSuffix = ".sockets"
 
 func (d store) path(key, suffix string) string { return filepath.Join(d.dir, key+suffix) }
 func (d store) fuseDir(target string) string   { return d.path(keyOf(target), ".fuse") }
@@ -223,7 +226,7 @@ func (d store) replace(path string, b []byte) error {
 // remove removes what the directory keeps of a target, but for its lock; the
 // state file goes last.
 func (d store) remove(target string) error {
-	for _, suffix := range []string{".json.tmp", ".agent", ".log", ".stats.tmp", ".stats", ".json"} {
+	for _, suffix := range []string{".json.tmp", ".agent", ".log", ".stats.tmp", ".stats", socketsSuffix, ".json"} {
 		if err := os.Remove(d.path(keyOf(target), suffix)); err != nil && !errGone(err) {
 			return block.Errorf(block.KindOfFile(err), "remove state of %s: %w", target, err)
 		}
