@@ -21,7 +21,7 @@ import (
 
 var (
 	treeSeed  = flag.Uint64("tree.seed", 0, "seed of the random tree; 0 takes one by chance")
-	treeNodes = flag.Int("tree.nodes", 14, "how many snapshots the random tree has")
+	treeNodes = flag.Int("tree.nodes", 10, "how many snapshots the random tree has")
 )
 
 // dataBytes is what the server holds when its collector has been through.
