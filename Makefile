@@ -47,6 +47,10 @@ lint: ## gofmt, go vet, staticcheck, errcheck
 rig: ## test with a real kernel in QEMU: attach, server restarts, stale writes
 	RIG=1 $(GO) test -count=1 -v ./rig
 
+.PHONY: rig-soak
+rig-soak: ## databases on the kernel's NBD client while everything fails, ROUNDS (3) times, in plaintext and TLS, TIMEOUT (5s)
+	RIG=1 $(GO) test -count=1 -v -timeout 120m ./rig -run TestSoak -rig.all -rig.rounds $(or $(ROUNDS),3) -rig.timeout $(or $(TIMEOUT),5s)
+
 .PHONY: fuzz
 fuzz: ## run every fuzzer for FUZZTIME (10s)
 	./scripts/fuzz.sh $(FUZZTIME)

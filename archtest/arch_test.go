@@ -72,6 +72,7 @@ var mayImport = map[string][]string{
 	"nbdclient":                       {"block"},
 	"api":                             {"block", "api/slacker/v1", "api/slacker/v1/slackerv1connect"},
 	"api/generate":                    {},
+	"rig/guest/load":                  {},
 	"apiserver":                       {"block", "access", "volume", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect"},
 	"api/slacker/v1":                  {},
 	"api/slacker/v1/slackerv1connect": {"api/slacker/v1"},

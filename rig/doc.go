@@ -7,6 +7,9 @@
 // take minutes. What they need beside Go: qemu-system-x86, busybox-static,
 // cpio, xz-utils, binutils, e2fsprogs and util-linux.
 //
+// TestSoak makes servers, the network and the worker's processes fail under
+// databases in the guest: a short version by default, all of it with make rig-soak.
+//
 // The server is built with -tags rig, which lets it hold one marked write: the
 // test of contract C9.
 package rig

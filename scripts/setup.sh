@@ -10,7 +10,7 @@ packages=(
 	e2fsprogs fuse3 iproute2 kmod mount util-linux # worker; nsenter for the stack
 	binutils mmdebstrap qemu-utils runc skopeo umoci bzip2 xz-utils # images
 	fio libnbd-bin nbd-client nbdkit python3-libnbd redis-tools # NBD clients and servers for the tests
-	busybox-static cpio qemu-system-x86 # the kernel rig
+	busybox-static cpio qemu-system-x86 sqlite3 # the kernel rig
 )
 
 say() { printf 'setup: %s\n' "$*"; }
