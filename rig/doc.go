@@ -4,8 +4,9 @@
 // on the host, on loopback, which the guest sees as 10.0.2.2.
 //
 // The tests run when RIG=1 is set (make rig), since they fetch a kernel and
-// take minutes. What they need beside Go: qemu-system-x86, busybox-static,
-// cpio, xz-utils, binutils, e2fsprogs and util-linux.
+// take minutes. What they need beside Go: qemu-system-x86, busybox-static, cpio,
+// xz-utils, binutils, e2fsprogs, util-linux, nbd-client, fio, redis-tools and
+// sqlite3.
 //
 // TestSoak makes servers, the network and the worker's processes fail under
 // databases in the guest: a short version by default, all of it with make rig-soak.
