@@ -14,7 +14,8 @@
 // The path of a read: one goroutine reads requests from the device and submits
 // them to the session, as many as are there, and then has them sent by one
 // system call. The goroutine that receives the replies of an NBD connection
-// answers the kernel. None of them waits for another, and nothing is allocated.
+// answers the kernel; while requests come one at a time that is the first one
+// again. None of them waits for another, and nothing is allocated.
 //
 // Invariants:
 //
@@ -22,8 +23,9 @@
 //     with an error, and nothing of it is used before its length was checked.
 //  2. A write is answered after the server has answered it, a sync after the
 //     server has flushed: the kernel's fsync means the server's FLUSH.
-//  3. The reader never waits for the server, so that requests which the kernel
-//     sends while the server is away are all under way when it is back.
+//  3. The reader never waits for the server, but for the rest of a reply that has
+//     begun to arrive, so that requests which the kernel sends while the server
+//     is away are all under way when it is back.
 //  4. The kernel's descriptor is the only one there is: no clone of it, whose end
 //     would fail what was read through it.
 //

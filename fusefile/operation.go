@@ -3,6 +3,7 @@ package fusefile
 import (
 	"encoding/binary"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,7 @@ const smallBytes = 64 << 10
 type operation struct {
 	request nbdclient.Request
 	server  *Server
+	began   time.Time
 	unique  uint64
 	buf     []byte // the answer; and the data of a write, beyond that
 	large   bool   // buf takes any message
@@ -36,7 +38,7 @@ func (s *Server) operation(unique uint64, dataBytes int) *operation {
 		o = &operation{server: s, large: large, buf: make([]byte, bytes)}
 		o.request.Done = o.done
 	}
-	o.unique = unique
+	o.unique, o.began = unique, time.Now()
 	return o
 }
 
@@ -61,6 +63,7 @@ func (s *Server) finish(o *operation, answer []byte, err error) {
 	if werr := s.device.write(answer); werr != nil {
 		s.log.Error(werr.Error())
 	}
+	s.counters.add(o.request.Op, uint64(len(o.request.Data)), o.began, err)
 	if err != nil {
 		s.failed(o, err)
 	}

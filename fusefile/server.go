@@ -31,6 +31,8 @@ type Export interface {
 type Batch interface {
 	Submit(r *nbdclient.Request)
 	Send()
+	Await(file int)
+	Release()
 }
 
 // Server serves a file over a device.
@@ -47,6 +49,8 @@ type Server struct {
 	free   operations
 	aside  sync.WaitGroup // requests that wait for the server apart from the reader
 	failed func(o *operation, err error)
+
+	counters counters
 }
 
 // NewServer agrees with the kernel on the settings of the device, unless that
@@ -75,21 +79,20 @@ func (s *Server) Serve() error {
 	if err := unix.Mlock(s.buf); err != nil {
 		s.log.Warn("the buffer for requests cannot be locked in memory: a request may fail when this process is killed", zap.Error(err))
 	}
-	wait := true
+	defer s.batch.Release()
 	for {
-		n, err := s.device.read(s.buf, wait)
+		n, err := s.device.read(s.buf, false)
 		switch err {
 		case nil:
 		case errNothing:
 			s.batch.Send()
-			wait = true
+			s.batch.Await(s.device.fd)
 			continue
 		case errGone:
 			return nil
 		default:
 			return block.Errorf(block.IO, "read a FUSE request: %w", err)
 		}
-		wait = false // there may be more
 		h, body, err := parse(s.buf[:n])
 		if err != nil {
 			return err
@@ -118,7 +121,12 @@ func (s *Server) handle(h inHeader, body []byte) {
 			return
 		}
 		off, n, mode := binary.NativeEndian.Uint64(body[8:]), binary.NativeEndian.Uint64(body[16:]), binary.NativeEndian.Uint32(body[24:])
-		s.aside.Go(func() { s.refuse(h.unique, errnoOf(s.fallocate(off, n, mode))) })
+		began := time.Now()
+		s.aside.Go(func() {
+			err := s.fallocate(off, n, mode)
+			s.refuse(h.unique, errnoOf(err))
+			s.counters.add(opZero, n, began, err)
+		})
 	default:
 		s.describe(h, body)
 	}

@@ -17,6 +17,12 @@ func (v *Volume) NewBatch() *Batch { return &Batch{v, v.session.NewBatch()} }
 // Send sends what is held back.
 func (b *Batch) Send() { b.inner.Send() }
 
+// Await waits until file can be read from or a reply has come.
+func (b *Batch) Await(file int) { b.inner.Await(file) }
+
+// Release is called when the batch is not awaited any more.
+func (b *Batch) Release() { b.inner.Release() }
+
 // Submit starts r. A read of which all is in the cache is done when it returns.
 func (b *Batch) Submit(r *nbdclient.Request) {
 	switch r.Op {

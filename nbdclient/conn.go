@@ -54,6 +54,7 @@ type Conn struct {
 	dead    chan struct{} // closed once err is set
 	done    chan struct{} // closed once the receiver has ended
 
+	turn     turn          // who receives
 	received atomic.Uint64 // grows with every reply
 	closing  sync.Once
 }
@@ -74,7 +75,7 @@ func Dial(ctx context.Context, addr, export string, opts Options) (*Conn, error)
 
 // newConn starts a connection that has been negotiated.
 func newConn(nc net.Conn, addr Addr, info Info, stall time.Duration) *Conn {
-	c := &Conn{conn: streamOf(nc), info: info, addr: addr, pending: map[uint64]*call{}, dead: make(chan struct{}), done: make(chan struct{})}
+	c := &Conn{conn: streamOf(nc), info: info, addr: addr, pending: map[uint64]*call{}, dead: make(chan struct{}), done: make(chan struct{}), turn: newTurn()}
 	go c.receive(bufio.NewReaderSize(c.conn, readBufferBytes))
 	if stall > 0 {
 		go c.watch(stall)

@@ -9,6 +9,8 @@
 //     is replaced when it dies. A caller of a Session sees a dead server as a
 //     pause, not as an error.
 //   - slot: the place of one connection in a Session.
+//   - batch: sends what one goroutine submits, several requests in a system call.
+//     While they come one at a time it receives the replies too; see turn.go.
 //   - incarnation: the number of a slot's connection; it only grows, also over
 //     restarts of the program.
 //

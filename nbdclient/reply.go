@@ -28,7 +28,10 @@ func (c *Conn) receive(r *bufio.Reader) {
 	defer close(c.done)
 	var err error
 	for err == nil {
-		err = c.receiveOne(r)
+		var passed bool
+		if passed, err = c.pass(r); !passed {
+			err = c.receiveOne(r)
+		}
 	}
 	c.fail(block.Wrap(block.Unavailable, err, "NBD connection to "+c.addr.String()))
 	c.sendMu.Lock() // a sender that waited has been woken

@@ -168,7 +168,7 @@ func (c *Conn) do(ctx context.Context, cmd, flags uint16, offBytes uint64, lengt
 	if cmd == protocol.TRANSMISSION_TYPE_REQUEST_READ {
 		k.p = p
 	}
-	cookie, err := c.register(k)
+	cookie, err := c.register(k, true)
 	if err != nil {
 		callPool.Put(k)
 		return err
@@ -196,8 +196,9 @@ func (c *Conn) do(ctx context.Context, cmd, flags uint16, offBytes uint64, lengt
 	return err
 }
 
-// register gives k a cookie.
-func (c *Conn) register(k *call) (uint64, error) {
+// register gives k a cookie. A caller who does not receive needs the receiver: an
+// offer of its turn is withdrawn.
+func (c *Conn) register(k *call, waits bool) (uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -205,6 +206,9 @@ func (c *Conn) register(k *call) (uint64, error) {
 	}
 	c.next++
 	c.pending[c.next] = k
+	if waits {
+		c.withdraw()
+	}
 	return c.next, nil
 }
 

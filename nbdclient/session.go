@@ -84,6 +84,7 @@ type Session struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when a slot changes
+	remade  uint64        // connections that were lost and made anew
 	fatal   error         // the server will never take the session back
 	lost    atomic.Bool   // fatal is set
 }
@@ -149,6 +150,13 @@ func (s *Session) Connected() (live, slots int) {
 // Lost reports whether the server has refused the session for good: every request
 // fails from then on.
 func (s *Session) Lost() bool { return s.lost.Load() }
+
+// Reconnected returns how many connections of slots were lost and made anew.
+func (s *Session) Reconnected() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.remade
+}
 
 // Close disconnects every slot. Requests in flight fail.
 func (s *Session) Close() error {
@@ -341,6 +349,9 @@ func (s *Session) wait(ctx context.Context, changed <-chan struct{}, timer *time
 func (s *Session) set(sl *slot, c *Conn) {
 	s.mu.Lock()
 	sl.conn = c
+	if c != nil && sl.accepted {
+		s.remade++
+	}
 	sl.accepted = sl.accepted || c != nil
 	sl.lastAlive = time.Now()
 	close(s.changed)

@@ -87,6 +87,13 @@ func (s *socket) Read(p []byte) (int, error) {
 	}
 }
 
+// readable reports whether a Read would not wait.
+func (s *socket) readable() bool {
+	var b [1]byte
+	_, _, err := syscall.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err != unix.EAGAIN && err != unix.EINTR
+}
+
 func (s *socket) Write(p []byte) (int, error) {
 	done := 0
 	for done < len(p) {

@@ -49,6 +49,8 @@ const (
 type Batch struct {
 	session *Session
 	held    []*Conn // that have requests to be sent
+
+	receiving receiving
 }
 
 // NewBatch returns a batch for one goroutine.
@@ -66,7 +68,7 @@ func (b *Batch) Submit(r *Request) {
 // Send sends what is held back.
 func (b *Batch) Send() {
 	for i, c := range b.held {
-		c.sendHeld()
+		b.sendHeld(c)
 		b.held[i] = nil
 	}
 	b.held = b.held[:0]
@@ -90,7 +92,8 @@ func (b *Batch) submit(r *Request) bool {
 		return true
 	}
 	r.slot, r.conn = sl, c
-	if !c.start(r) {
+	b.receiving.note(sl, c, len(r.Data))
+	if !c.start(r, b) {
 		return false
 	}
 	for _, have := range b.held {
@@ -167,7 +170,7 @@ const sharedRequests = 32
 
 // start registers r and sends it, or holds it back. A connection that is lost
 // on the way completes it like any other; one that was dead before refuses it.
-func (c *Conn) start(r *Request) bool {
+func (c *Conn) start(r *Request, b *Batch) bool {
 	cmd := uint16(cmdFlush)
 	r.call = call{async: r, offBytes: r.OffBytes, lengthBytes: uint32(len(r.Data))}
 	switch r.Op {
@@ -182,12 +185,12 @@ func (c *Conn) start(r *Request) bool {
 	// Once it is registered r may be done, and used again, at any time.
 	data, offBytes, lengthBytes, sl := r.Data, r.call.offBytes, r.call.lengthBytes, r.slot
 	sl.inFlight.Add(1)
-	cookie, err := c.register(&r.call)
+	cookie, err := c.register(&r.call, b.receiving.conn != c)
 	if err != nil {
 		sl.inFlight.Add(-1)
 		return false
 	}
-	c.sendMu.Lock()
+	b.lock(c, sl)
 	defer c.sendMu.Unlock()
 	c.putHeader(cmd, 0, cookie, offBytes, lengthBytes)
 	c.held = append(c.held, c.header[:]...)
@@ -205,9 +208,9 @@ func (c *Conn) start(r *Request) bool {
 	return true
 }
 
-// sendHeld sends what is held back.
-func (c *Conn) sendHeld() {
-	c.sendMu.Lock()
+// sendHeld sends what c holds back.
+func (b *Batch) sendHeld(c *Conn) {
+	b.lock(c, nil)
 	defer c.sendMu.Unlock()
 	if len(c.held) > 0 {
 		c.transmit(nil)

@@ -48,7 +48,7 @@ type fuseDaemon struct {
 	log     *zap.Logger
 	steps   string       // what was done, and how long it took
 	volume  *lazy.Volume // the cache before the session, or nil
-	written lazy.Stats   // of it, as they were written down
+	written []byte       // the figures, as they were written down
 }
 
 func (r *running) sessionOptions(logger *zap.Logger) nbdclient.SessionOptions {
@@ -242,10 +242,10 @@ func (d *fuseDaemon) run(server *fusefile.Server) error {
 			}
 			return d.end(nil)
 		case <-watch.C:
-			d.writeStats()
 			if !d.current() {
 				return d.end(block.Errorf(block.Fenced, "daemon of %s: its attach is gone", d.target))
 			}
+			d.writeFigures(server)
 		}
 	}
 }

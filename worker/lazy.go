@@ -2,8 +2,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
-	"os"
 	"path/filepath"
 
 	"connectrpc.com/connect"
@@ -22,7 +20,6 @@ const (
 	DefaultCacheDir   = "/var/cache/slacker"
 	DefaultCacheBytes = 1 << 30
 	maxBaseIDBytes    = 128
-	maxStatsBytes     = 64 << 10
 )
 
 // base is the snapshot that an attachment starts from, as the server told.
@@ -109,42 +106,6 @@ func (d *fuseDaemon) close() error {
 	err := d.session.Close()
 	if d.volume != nil {
 		err = joinLine(err, d.volume.Close())
-		d.writeStats()
 	}
 	return err
-}
-
-// writeStats writes down what the cache did, for list, if that is new.
-func (d *fuseDaemon) writeStats() {
-	if d.volume == nil {
-		return
-	}
-	now := d.volume.Stats()
-	if now == d.written {
-		return
-	}
-	text, err := json.Marshal(now)
-	if err == nil {
-		path := d.store.path(keyOf(d.target), ".stats")
-		if err = os.WriteFile(path+".tmp", text, 0o600); err == nil {
-			err = os.Rename(path+".tmp", path)
-		}
-	}
-	if err != nil {
-		d.log.Warn("the figures of the cache are not written", zap.Error(err))
-	}
-	d.written = now
-}
-
-// stats reads what the cache of a target did; nil when there is none.
-func (d store) stats(target string) *lazy.Stats {
-	b, err := os.ReadFile(d.path(keyOf(target), ".stats"))
-	if err != nil || len(b) > maxStatsBytes {
-		return nil
-	}
-	s := new(lazy.Stats)
-	if json.Unmarshal(b, s) != nil {
-		return nil
-	}
-	return s
 }

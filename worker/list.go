@@ -80,7 +80,7 @@ func (w *Worker) row(ctx context.Context, s *state, byID map[string]*slackerv1.A
 		return Row{}, err
 	}
 	r := Row{Target: s.Target, Device: device, Driver: s.Driver, Mounts: append([]string{}, at...), ReadOnly: s.ReadOnly, SizeBytes: s.SizeBytes,
-		AttachmentID: s.AttachmentID, Server: s.Server, Created: s.Created, Cache: w.store.stats(s.Target), Condition: ConditionOK}
+		AttachmentID: s.AttachmentID, Server: s.Server, Created: s.Created, Cache: w.store.figures(s.Target).cache(), Condition: ConditionOK}
 	unlock, err := w.store.lock(s.Target)
 	if block.Is(err, block.Busy) {
 		r.Condition, r.Why = ConditionBusy, "being attached or detached just now"

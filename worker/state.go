@@ -111,7 +111,7 @@ func (s *state) secure() func() (*tls.Config, error) {
 //	KEY.agent   locked by the agent while it lives; holds its pid
 //	KEY.sockets the ends of the sockets of an nbd device, by slot
 //	KEY.log     what the agent has to say
-//	KEY.stats   what its cache did so far, JSON
+//	KEY.stats   what its agent has counted so far, JSON
 //	KEY.fuse/   where the fuse driver's file system is mounted
 //	cache/      the blocks that are kept, unless they are elsewhere
 type store struct{ dir string }

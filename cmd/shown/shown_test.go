@@ -22,3 +22,14 @@ func TestCheck(t *testing.T) {
 		t.Errorf("found %d, faults %q", found, faults)
 	}
 }
+
+// TestMetrics: what is exposed and not documented, of another type, or documented
+// and not exposed, is found; of the others nothing is asked.
+func TestMetrics(t *testing.T) {
+	page := "| `a_one` | gauge | |\n| `a_two` | counter | |\n| `a_gone` | gauge | |\n| `a_b_x` | gauge | |\n"
+	exposed := "# TYPE a_one gauge\n# TYPE a_two gauge\n# TYPE a_new gauge\n# TYPE go_x gauge\n"
+	got := metricFaults(page, exposed, "a_", []string{"a_b_"})
+	if want := []string{"a_new: exposed", "a_two: exposed as gauge", "a_gone: documented"}; len(got) != 3 || !strings.HasPrefix(got[0], want[0]) || !strings.HasPrefix(got[1], want[1]) || !strings.HasPrefix(got[2], want[2]) {
+		t.Errorf("faults %q", got)
+	}
+}

@@ -55,7 +55,7 @@ Exit status:
 	p.BoolVar(&f.json, "json", false, "print JSON")
 	p.BoolVarP(&f.verbose, "verbose", "v", false, "print each step and how long it took, on standard error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return block.Errorf(block.Invalid, "%w", err) })
-	root.AddCommand(attachCommand(f), detachCommand(f), listCommand(f), restartCommand(f), versionCommand(f), manCommand(root))
+	root.AddCommand(attachCommand(f), detachCommand(f), listCommand(f), restartCommand(f), metricsCommand(f), versionCommand(f), manCommand(root))
 	root.AddCommand(agentCommands()...)
 	return root
 }

@@ -1,0 +1,256 @@
+package nbdclient
+
+import (
+	"bufio"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A batch whose requests come one at a time receives the replies itself: then
+// the thread that sent a request waits for its reply, instead of waking another
+// for each. The turn to receive passes from the connection's receiver to the
+// batch and back:
+//
+//   - The batch says that it wants it. The receiver offers it only while no
+//     request is in flight, so that no reply can wait for whoever does not look.
+//   - Whoever else makes a request on the connection withdraws an offer that was
+//     not taken. One that was taken is served by the batch, in Await.
+//   - The batch gives it back before it sends what could make it wait until
+//     replies are received: large requests, or more than a few.
+const (
+	// aloneAfter is how many requests in a row must have been alone before a
+	// batch wants the turn.
+	aloneAfter = 32
+	// aloneInFlight is how many requests may be in flight beside one that counts
+	// as alone. No two of them can fill both directions of a socket.
+	aloneInFlight = 1
+	// wantedPoll is how long a batch that waits for the turn sleeps before it
+	// looks for it again, in milliseconds.
+	wantedPoll = 5
+	// spinLimit bounds how long it looks again and again for what is to come,
+	// before it sleeps; it does so only where what came lately took less than
+	// spinAverage.
+	spinLimit   = 150 * time.Microsecond
+	spinAverage = 80 * time.Microsecond
+	// waitCap is what a longer wait counts in the average.
+	waitCap = time.Millisecond
+)
+
+// turn is of a connection.
+type turn struct {
+	wanted  atomic.Bool
+	offered chan *bufio.Reader // one
+	back    chan error         // one: how receiving ended, or nil
+}
+
+func newTurn() turn { return turn{offered: make(chan *bufio.Reader, 1), back: make(chan error, 1)} }
+
+// pass gives the turn to who wants it, if nothing is in flight, and waits until it
+// is back. The receiver calls it between two replies.
+func (c *Conn) pass(r *bufio.Reader) (passed bool, err error) {
+	if !c.turn.wanted.Load() {
+		return false, nil
+	}
+	c.mu.Lock()
+	give := c.turn.wanted.Load() && len(c.pending) == 0 && c.err == nil
+	if give {
+		c.turn.offered <- r
+	}
+	c.mu.Unlock()
+	if !give {
+		return false, nil
+	}
+	select {
+	case err = <-c.turn.back:
+		return true, err
+	case <-c.dead:
+	}
+	select {
+	case <-c.turn.offered: // nobody took it
+		return true, c.Err()
+	case err = <-c.turn.back: // who has it sees the end of the connection too
+		return true, err
+	}
+}
+
+// withdraw takes back an offer that was not taken; the caller holds c.mu and has
+// made a request.
+func (c *Conn) withdraw() {
+	select {
+	case <-c.turn.offered:
+		c.turn.wanted.Store(false)
+		c.turn.back <- nil
+	default:
+	}
+}
+
+// receiving is the turn that a batch has or wants.
+type receiving struct {
+	able   bool          // the batch is awaited
+	conn   *Conn         // nil: it wants none
+	socket *socket       // of conn
+	in     *bufio.Reader // nil: it has not got it
+	alone  int           // requests in a row that were alone
+
+	fds     [2]unix.PollFd
+	since   time.Time     // when it began to wait
+	average time.Duration // of the waits lately
+}
+
+// note counts a request that is about to go to c, and gives the turn back or asks
+// for it.
+func (t *receiving) note(sl *slot, c *Conn, dataBytes int) {
+	t.heard()
+	if dataBytes > copiedBytes || sl.inFlight.Load() > aloneInFlight {
+		t.alone = 0
+		t.giveBack(nil)
+		return
+	}
+	if t.conn != nil && t.conn != c {
+		t.giveBack(nil)
+	}
+	if t.alone++; t.alone < aloneAfter || t.conn != nil || !t.able {
+		return
+	}
+	if s, ok := c.conn.(*socket); ok {
+		t.conn, t.socket = c, s
+		c.turn.wanted.Store(true)
+	}
+}
+
+// take takes the turn, if it is offered, and reports whether the batch has it.
+func (t *receiving) take() bool {
+	if t.conn == nil || t.in != nil {
+		return t.in != nil
+	}
+	select {
+	case t.in = <-t.conn.turn.offered:
+		t.since = time.Time{}
+		return true
+	default:
+	}
+	if !t.conn.turn.wanted.Load() || t.conn.Err() != nil { // it was withdrawn
+		t.giveBack(nil)
+	}
+	return false
+}
+
+// giveBack gives up the turn, or the wish for it.
+func (t *receiving) giveBack(err error) {
+	if t.conn == nil {
+		return
+	}
+	c := t.conn
+	c.mu.Lock() // the receiver offers nothing after this
+	c.turn.wanted.Store(false)
+	if t.in == nil {
+		select { // it may have been offered meanwhile
+		case t.in = <-c.turn.offered:
+		default:
+		}
+	}
+	c.mu.Unlock()
+	if t.in != nil {
+		c.turn.back <- err
+	}
+	t.conn, t.socket, t.in = nil, nil, nil
+}
+
+// receive takes the replies that are there and reports whether there were any. A
+// reply that has begun to arrive it awaits.
+func (t *receiving) receive() bool {
+	if t.in.Buffered() == 0 && !t.socket.readable() {
+		return false
+	}
+	for {
+		if err := t.conn.receiveOne(t.in); err != nil {
+			t.alone = 0
+			t.giveBack(err)
+			return true
+		}
+		if t.in == nil || t.in.Buffered() == 0 {
+			return true
+		}
+	}
+}
+
+// heard ends a wait.
+func (t *receiving) heard() {
+	if t.since.IsZero() {
+		return
+	}
+	waited := min(time.Since(t.since), waitCap)
+	t.average += (waited - t.average) / 8
+	t.since = time.Time{}
+}
+
+// sleepy reports whether it has looked long enough, and should sleep.
+func (t *receiving) sleepy() bool {
+	if t.since.IsZero() {
+		t.since = time.Now()
+	}
+	if t.average > spinAverage || processors < 2 {
+		return true
+	}
+	if time.Since(t.since) > min(spinLimit, 2*t.average) {
+		return true
+	}
+	_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // whoever has something to do comes first
+	return false
+}
+
+// processors is how many threads run at once: on a single one nothing comes while
+// somebody looks for it.
+var processors = runtime.NumCPU()
+
+// Await waits until something happens: something can be read from file, or a
+// reply has been received, or it is time to look again. The caller looks at file
+// without waiting, before and after. A batch that is awaited receives replies
+// itself while its requests come one at a time.
+func (b *Batch) Await(file int) {
+	t := &b.receiving
+	t.able = true
+	if !t.take() {
+		timeout := -1
+		if t.conn != nil {
+			timeout = wantedPoll
+		}
+		t.fds[0] = unix.PollFd{Fd: int32(file), Events: unix.POLLIN}
+		_, _ = unix.Poll(t.fds[:1], timeout) // interrupted or not, the caller looks
+		return
+	}
+	if t.receive() {
+		t.heard()
+		return
+	}
+	if !t.sleepy() {
+		return
+	}
+	t.fds = [2]unix.PollFd{{Fd: int32(file), Events: unix.POLLIN}, {Fd: int32(t.socket.fd), Events: unix.POLLIN}}
+	_, _ = unix.Poll(t.fds[:], -1)
+	if t.fds[1].Revents == 0 {
+		t.heard()
+	}
+}
+
+// Release gives the connections' replies back to their receivers. A batch is
+// released when it is not awaited any more.
+func (b *Batch) Release() {
+	b.receiving.able = false
+	b.receiving.giveBack(nil)
+}
+
+// lock takes c's lock for sending. Whoever has it may have to wait until replies
+// are received, and so may who sends beside several requests.
+func (b *Batch) lock(c *Conn, sl *slot) {
+	if !c.sendMu.TryLock() {
+		b.receiving.giveBack(nil)
+		c.sendMu.Lock()
+	}
+	if sl != nil && sl.inFlight.Load() > aloneInFlight+1 {
+		b.receiving.giveBack(nil)
+	}
+}

@@ -1,0 +1,79 @@
+package worker
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slackerd/slacker/cmd/shown"
+	"github.com/slackerd/slacker/fusefile"
+	"github.com/slackerd/slacker/latency"
+)
+
+// TestMetrics: a mounted volume's operations, connections and process are in the
+// metrics, which are those of the documentation.
+func TestMetrics(t *testing.T) {
+	needFuse(t)
+	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
+	w := testWorker(t, testConfig(t, f))
+	dir := filepath.Join(t.TempDir(), "m")
+	_, err := w.Attach(t.Context(), "v", fuseOptions(dir))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 100<<10), 0o600))
+	must(t, syncDir(dir))
+	wants := []string{`slacker_worker_attachments{driver="fuse"} 1`, `slacker_worker_attachments{driver="nbd"} 0`, `slacker_worker_attachment_up{target="v"} 1`,
+		`slacker_worker_connections{target="v"} 4`, `slacker_worker_reconnections_total{target="v"} 0`, `slacker_worker_operation_errors_total{target="v",operation="write"} 0`,
+		`slacker_worker_operation_seconds_bucket{target="v",operation="write",le="+Inf"} `, `slacker_worker_operation_seconds_count{target="v",operation="flush"} `}
+	var text string
+	missing := ""
+	// The agent writes them down once a second.
+	err = awaitFor(t.Context(), time.Minute, func() (bool, error) {
+		b, err := w.Metrics()
+		text = string(b)
+		for _, want := range wants {
+			if missing = want; !strings.Contains(text, want) {
+				return false, err
+			}
+		}
+		return true, err
+	})
+	if err != nil {
+		t.Errorf("never there: %s: %v\n%s", missing, err, text)
+	}
+	shown.Metrics(t, "../docs/METRICS.md", text, "slacker_worker_")
+	_, err = w.Detach(t.Context(), "v", false)
+	must(t, err)
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(filepath.Join(dir, "f"))
+	if err != nil {
+		return err
+	}
+	return joinLine(f.Sync(), f.Close())
+}
+
+// TestMetricText: labels are escaped, and buckets add up.
+func TestMetricText(t *testing.T) {
+	var p metricText
+	p.line("x", 1.5, "a", "q\"\\\n", "b", "2")
+	p.line("y", 1e6)
+	if got, want := p.String(), "x{a=\"q\\\"\\\\\\n\",b=\"2\"} 1.5\ny 1e+06\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	a := &attachedFigures{state: &state{Target: "v"}, figures: figures{Operations: []fusefile.Operation{{Name: "read"}, {Name: "write"}}}}
+	o := &a.Operations[1].Took
+	o.Buckets[0], o.Buckets[len(latency.Bounds)], o.Sum = 3, 2, 90*time.Second // of 10 us, and of longer than all
+	p.Reset()
+	operationTimes(&p, "t", a)
+	for _, want := range []string{`le="0.0001"} 3`, `le="10"} 3`, `le="+Inf"} 5`, `t_sum{target="v",operation="write"} 90`, `t_count{target="v",operation="write"} 5`} {
+		if !strings.Contains(p.String(), want+"\n") {
+			t.Errorf("no %s in\n%s", want, p.String())
+		}
+	}
+	if strings.Contains(p.String(), "read") {
+		t.Errorf("an operation that was not used is there:\n%s", p.String())
+	}
+}
