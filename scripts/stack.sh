@@ -9,14 +9,13 @@
 #   v2       containerd 2, ctr and the shim, built from Go modules
 #   stargz   the lazy-loading snapshotter that is compared with
 #   crictl   a client of Kubernetes' interface
-#   nerdctl  nerdctl, whose module not every proxy serves
+#   nerdctl  nerdctl, from bench/peers/nerdctl; its module not every proxy serves
 #
 # Without a group: debian, forky, v2, stargz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 containerd_version=v2.4.2
-nerdctl_version=v2.1.3
 crictl_version=v1.37.0
 dir=${STACK_DIR:-$PWD/.cache/stack}
 
@@ -83,7 +82,20 @@ v2() {
 
 crictl() { install crictl "$crictl_version" sigs.k8s.io/cri-tools/cmd/crictl; }
 
-nerdctl() { install nerdctl "$nerdctl_version" github.com/containerd/nerdctl/v2/cmd/nerdctl; }
+# nerdctl cannot be built by its name and version: proxies lack the list of its
+# versions, and the module of its test helpers.
+nerdctl() {
+	local bin=$dir/nerdctl/bin src=bench/peers/nerdctl sum tmp
+	sum=$(find $src -type f | sort | xargs cat | sha256sum)
+	[ "$(cat "$bin/.version" 2>/dev/null)" = "$sum" ] && return
+	say "building nerdctl"
+	mkdir -p "$bin"
+	tmp=$(mktemp -d)
+	cp -r $src/. "$tmp"
+	(cd "$tmp" && CGO_ENABLED=0 GOFLAGS='-mod=mod -buildvcs=false' go build -trimpath -ldflags '-s -w' -o "$bin/nerdctl" github.com/containerd/nerdctl/v2/cmd/nerdctl)
+	rm -rf "$tmp"
+	echo "$sum" >"$bin/.version"
+}
 
 # The snapshotter's own programs are in a module that the proxy lacks; its library is not.
 stargz() {
