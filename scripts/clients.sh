@@ -4,7 +4,7 @@
 # took. Without an argument: ctr, crictl and docker; of nerdctl the module is not to
 # be had from every proxy, and Debian has no package.
 # Registry, slackerd, snapshotter and containerd are started here, in a network
-# namespace of their own, with /run and /tmp of their own, and all is taken away again, also after a
+# namespace of their own, with a /run of their own, and all is taken away again, also after a
 # failure. Images come from .cache/hellobench (make hellobench-images), programs
 # from bin and .cache/stack; what is missing is built there, or fetched (docker: that
 # of Debian 14, since Debian 12's is of before Docker could use containerd's
@@ -48,11 +48,11 @@ if [ -z "${CLIENTS_INSIDE:-}" ]; then
 fi
 ip link set lo up
 
-# Daemons find /run and /tmp of their own, and leave those of the machine alone.
+# Daemons find a /run of their own, and leave that of the machine alone.
 work=$(mktemp -d /var/tmp/clients.XXXXXX)
 mkdir "$work/run" "$work/tmp"
 mount --bind "$work/run" /run
-mount --bind "$work/tmp" /tmp
+export TMPDIR=$work/tmp
 pids=()
 cleanup() {
 	status=$?
