@@ -43,12 +43,7 @@ func (h *host) pullWith(ref, snapshotter string, discard bool) {
 // containerd and slackerd was restarted; what one removes is not the other's.
 func TestBesideOverlayfs(t *testing.T) {
 	f, r, programs := startStack(t)
-	all := versions(t, programs)
-	if testing.Short() {
-		t.Logf("-short: of %v the last only", all)
-		all = all[len(all)-1:]
-	}
-	for _, v := range all {
+	for _, v := range newest(t, programs) {
 		t.Run(string(v), func(t *testing.T) { besideOverlayfs(t, f, r, programs, v) })
 	}
 }

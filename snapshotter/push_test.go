@@ -16,12 +16,7 @@ import (
 // snapshotter of another server refuses it.
 func TestPushIsASnapshot(t *testing.T) {
 	f, r, programs := startStack(t)
-	all := versions(t, programs)
-	if testing.Short() {
-		t.Logf("-short: of %v the last only", all)
-		all = all[len(all)-1:]
-	}
-	for _, v := range all {
+	for _, v := range newest(t, programs) {
 		t.Run(string(v), func(t *testing.T) { pushIsASnapshot(t, f, r, programs, v) })
 	}
 }
