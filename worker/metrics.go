@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -111,7 +112,7 @@ type metricText struct{ bytes.Buffer }
 var labelEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 func (p *metricText) head(name, kind, help string) {
-	fmt.Fprintf(p, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+	p.WriteString("# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n")
 }
 
 func (p *metricText) line(name string, value float64, labels ...string) {
@@ -121,12 +122,12 @@ func (p *metricText) line(name string, value float64, labels ...string) {
 		if i == 0 {
 			sep = "{"
 		}
-		fmt.Fprintf(p, `%s%s="%s"`, sep, labels[i], labelEscaper.Replace(labels[i+1]))
+		p.WriteString(sep + labels[i] + `="` + labelEscaper.Replace(labels[i+1]) + `"`)
 	}
 	if len(labels) > 0 {
 		p.WriteString("}")
 	}
-	fmt.Fprintf(p, " %g\n", value)
+	p.WriteString(" " + strconv.FormatFloat(value, 'g', -1, 64) + "\n")
 }
 
 // Metrics returns what the attachments of this host do, in Prometheus' text
