@@ -27,7 +27,11 @@ func (s *Server) Attach(ctx context.Context, r *connect.Request[slackerv1.Attach
 		Target: m.GetTarget(), Worker: m.GetWorker(), ReadOnly: m.GetReadOnly(),
 		Takeover: m.GetTakeover(), AttachmentID: m.GetAttachmentId(),
 	})
-	return respond(s.attachment(a), err)
+	out := s.attachment(a)
+	if err == nil && out.GetBase() != nil {
+		out.Base.Trace = s.store.Trace(out.GetBase().GetId())
+	}
+	return respond(out, err)
 }
 
 // Detach ends an attachment and fences its connections.
@@ -62,10 +66,8 @@ func (s *Server) ListAttachments(ctx context.Context, r *connect.Request[slacker
 // GetDirty says what an attachment's volume may have written since its base.
 func (s *Server) GetDirty(ctx context.Context, r *connect.Request[slackerv1.GetDirtyRequest]) (*connect.Response[slackerv1.GetDirtyResponse], error) {
 	m := r.Msg
-	for what, text := range map[string]string{"attachment id": m.GetAttachmentId(), "base": m.GetBaseId()} {
-		if err := checkText("dirty blocks: "+what, text); err != nil {
-			return refuse[slackerv1.GetDirtyResponse](err)
-		}
+	if err := checkBase("dirty blocks", m.GetAttachmentId(), m.GetBaseId()); err != nil {
+		return refuse[slackerv1.GetDirtyResponse](err)
 	}
 	runs, err := s.store.Dirty(ctx, m.GetAttachmentId(), m.GetBaseId(), m.GetOffsetBytes())
 	out := &slackerv1.GetDirtyResponse{EndBytes: m.GetOffsetBytes()}

@@ -28,7 +28,7 @@ func (s *Server) attachment(a volume.AttachmentInfo) *slackerv1.Attachment {
 		Connections:  uint32(max(a.Connections, 0)), //nolint:gosec // counts are far below 2^32
 	}
 	if b := a.Base; b != nil {
-		m.Base = &slackerv1.Base{Id: b.ID, SizeBytes: b.SizeBytes, Clean: b.Clean}
+		m.Base = &slackerv1.Base{Id: b.ID, SizeBytes: b.SizeBytes, Clean: b.Clean, Target: b.Target}
 	}
 	return m
 }

@@ -139,6 +139,16 @@ func (f *fakeStore) ImportTarget(string) (string, error) { return "v@s", nil }
 func (f *fakeStore) Attachments(_ context.Context, target, worker string) ([]volume.AttachmentInfo, error) {
 	return []volume.AttachmentInfo{f.attached}, f.called("attachments " + target + " " + worker)
 }
+func (f *fakeStore) BaseTarget(string, string) (string, error) { return "b@s", nil }
+func (f *fakeStore) ReadBase(_ context.Context, _, _ string, _ []uint64, p []byte) error {
+	for i := range p {
+		p[i] = byte(i)
+	}
+	return nil
+}
+func (f *fakeStore) Trace(string) []byte                                    { return nil }
+func (f *fakeStore) PutTrace(context.Context, string, string, []byte) error { return nil }
+
 func (f *fakeStore) Dirty(_ context.Context, id, base string, off uint64) ([]volume.Changed, error) {
 	return f.dirty, f.called(fmt.Sprintf("dirty %s %s %d", id, base, off))
 }

@@ -120,6 +120,10 @@ func (p *permits) needs(request any) ([]need, error) {
 		return p.needsOfAttachment(m.GetAttachmentId())
 	case *slackerv1.GetDirtyRequest:
 		return p.needsOfAttachment(m.GetAttachmentId())
+	case *slackerv1.ReadBaseRequest:
+		return p.needsOfBase(m.GetAttachmentId(), m.GetBaseId())
+	case *slackerv1.PutTraceRequest:
+		return p.needsOfBase(m.GetAttachmentId(), m.GetBaseId())
 	}
 	return needs(access.Admin, ""), nil
 }
@@ -151,13 +155,29 @@ func (p *permits) needsOfAttachment(id string) ([]need, error) {
 	return needs(access.Read, target), err
 }
 
-// filter leaves out of a list what id may not read.
+// needsOfBase: a base has what its clones have hidden, so it takes leave to read
+// the base itself, beside what its attachment takes.
+func (p *permits) needsOfBase(attachmentID, baseID string) ([]need, error) {
+	out, err := p.needsOfAttachment(attachmentID)
+	if err != nil {
+		return out, err
+	}
+	target, err := p.s.store.BaseTarget(attachmentID, baseID)
+	return append(out, need{access.Read, target}), err
+}
+
+// filter leaves out of a list what id may not read, and of an attachment what
+// is about a base that it may not.
 func (p *permits) filter(id access.Identity, answer any) {
 	hidden := func(target string) bool {
 		volume, _, _ := strings.Cut(target, "@")
 		return !p.s.opts.Access.May(id, access.Read, volume)
 	}
 	switch m := answer.(type) {
+	case *slackerv1.Attachment:
+		if m.GetBase() != nil && hidden(m.GetBase().GetTarget()) {
+			m.Base.Target, m.Base.Trace = "", nil
+		}
 	case *slackerv1.ListVolumesResponse:
 		m.Volumes = slices.DeleteFunc(m.Volumes, func(v *slackerv1.Volume) bool { return hidden(v.GetName()) })
 	case *slackerv1.ListSnapshotsResponse:

@@ -18,6 +18,13 @@ func (targets) AttachmentTarget(id string) (string, bool, error) {
 	return "v", true, nil
 }
 
+func (targets) BaseTarget(id, _ string) (string, error) {
+	if id == "hidden" {
+		return "base@s", nil
+	}
+	return "v@s", nil
+}
+
 func (targets) ImportTarget(string) (string, error) { return "v@s", nil }
 
 func permitsOf(t *testing.T, rules ...string) *permits {
@@ -33,9 +40,11 @@ func permitsOf(t *testing.T, rules ...string) *permits {
 func requests() map[access.Permission][]any {
 	return map[access.Permission][]any{
 		access.Read: {&slackerv1.GetVolumeRequest{Name: "v"}, &slackerv1.ListSnapshotsRequest{Volume: "v"}, &slackerv1.GetSnapshotRequest{Volume: "v"},
-			&slackerv1.AttachRequest{Target: "v@s", ReadOnly: true}, &slackerv1.DetachRequest{AttachmentId: "ro"}, &slackerv1.GetDirtyRequest{AttachmentId: "ro"}},
+			&slackerv1.AttachRequest{Target: "v@s", ReadOnly: true}, &slackerv1.DetachRequest{AttachmentId: "ro"}, &slackerv1.GetDirtyRequest{AttachmentId: "ro"},
+			&slackerv1.ReadBaseRequest{AttachmentId: "ro"}, &slackerv1.PutTraceRequest{AttachmentId: "ro"}},
 		access.Write: {&slackerv1.CreateSnapshotRequest{Volume: "v"}, &slackerv1.AttachRequest{Target: "v"},
-			&slackerv1.AttachRequest{Target: "v", ReadOnly: true, AttachmentId: "rw"}, &slackerv1.DetachRequest{AttachmentId: "rw"}, &slackerv1.GetDirtyRequest{AttachmentId: "rw"}},
+			&slackerv1.AttachRequest{Target: "v", ReadOnly: true, AttachmentId: "rw"}, &slackerv1.DetachRequest{AttachmentId: "rw"}, &slackerv1.GetDirtyRequest{AttachmentId: "rw"},
+			&slackerv1.ReadBaseRequest{AttachmentId: "rw"}, &slackerv1.PutTraceRequest{AttachmentId: "rw"}},
 		access.Admin: {&slackerv1.CreateVolumeRequest{Name: "v"}, &slackerv1.ResizeVolumeRequest{Name: "v"}, &slackerv1.RenameVolumeRequest{Name: "v", NewName: "v"},
 			&slackerv1.DeleteVolumeRequest{Name: "v"}, &slackerv1.DeleteVolumeRequest{Name: "v", Also: []string{"v"}},
 			&slackerv1.DeleteSnapshotRequest{Volume: "v"}, &slackerv1.RollbackVolumeRequest{Volume: "v"},
@@ -104,6 +113,25 @@ func TestListsShowWhatMayBeRead(t *testing.T) {
 		}
 		if err := p.check(access.OfUser(1, 1), r); err != nil {
 			t.Errorf("%T for somebody known: %v", r, err)
+		}
+	}
+}
+
+// TestBaseNeedsLeaveToReadIt: a clone may hide what its base has.
+func TestBaseNeedsLeaveToReadIt(t *testing.T) {
+	for _, r := range []any{&slackerv1.ReadBaseRequest{AttachmentId: "hidden"}, &slackerv1.PutTraceRequest{AttachmentId: "hidden"}} {
+		for rules, ok := range map[[2]string]bool{{"any write v", "any read base"}: true, {"any admin v", "any admin w"}: false, {"any read v", "any read base"}: false} {
+			if err := permitsOf(t, rules[:]...).check(access.Identity{}, r); (err == nil) != ok {
+				t.Errorf("%T with %v: %v", r, rules, err)
+			}
+		}
+	}
+	p := permitsOf(t, "uid=1 read base", "uid=2 read v")
+	for uid, ok := range map[uint32]bool{1: true, 2: false} {
+		a := &slackerv1.Attachment{Base: &slackerv1.Base{Id: "i", Target: "base@s", Trace: []byte{1}}}
+		p.filter(access.OfUser(uid, uid), a)
+		if (a.GetBase().GetTrace() != nil) != ok || a.GetBase().GetId() == "" {
+			t.Errorf("user %d sees %v", uid, a.GetBase())
 		}
 	}
 }

@@ -41,6 +41,11 @@ type Store interface {
 	ImportTarget(importID string) (target string, err error)
 	Attachments(ctx context.Context, target, worker string) ([]volume.AttachmentInfo, error)
 	Dirty(ctx context.Context, attachmentID, baseID string, offBytes uint64) ([]volume.Changed, error)
+	// BaseTarget names the base of an attachment, if it has that identity.
+	BaseTarget(attachmentID, baseID string) (target string, err error)
+	ReadBase(ctx context.Context, attachmentID, baseID string, runs []uint64, p []byte) error
+	Trace(baseID string) []byte
+	PutTrace(ctx context.Context, attachmentID, baseID string, trace []byte) error
 
 	Status(ctx context.Context) (volume.Status, error)
 }

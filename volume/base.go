@@ -86,34 +86,53 @@ func (s *Store) describeBase(ctx context.Context, a *attachment, i *AttachmentIn
 // asked for next. It is an error of kind NotFound when the volume has another
 // base by now, as after a snapshot.
 func (s *Store) Dirty(ctx context.Context, attachmentID, baseID string, offBytes uint64) ([]Changed, error) {
-	s.mu.Lock()
-	a := s.attachments[attachmentID]
-	var target string
-	if a != nil {
-		if v, sn := s.baseOf(a); sn != nil && s.baseID(sn) == baseID {
-			target = v.rec.Name + "@" + sn.rec.Name
-		}
+	base, err := s.openBaseOf(ctx, attachmentID, baseID)
+	if err != nil {
+		return nil, err
 	}
-	s.mu.Unlock()
-	if target == "" {
-		return nil, block.Errorf(block.NotFound, "attachment %.64s does not lie on base %.100s", attachmentID, baseID)
-	}
+	defer func() { _ = base.Close() }() // never fails
 	d, err := s.OpenInfo(ctx, ":"+attachmentID, "dirty")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = d.Close() }() // never fails
-	base, err := s.OpenBase(ctx, target, "dirty")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = base.Close() }() // never fails
-	if s.baseID(base.d.sn) != baseID {
-		return nil, block.Errorf(block.NotFound, "base %.100s is gone", baseID)
-	}
 	size := d.sizeBytes
 	if offBytes >= size || offBytes%block.Size != 0 {
 		return nil, block.Errorf(block.Invalid, "dirty blocks of attachment %.64s from %d: want a multiple of %d below %d", attachmentID, offBytes, block.Size, size)
 	}
 	return d.Changed(ctx, nil, base, offBytes, min(size-offBytes, maxDirtyBytes), maxDirtyRuns)
+}
+
+// BaseTarget names the base of an attachment, VOLUME@SNAPSHOT, which has to have
+// that identity.
+func (s *Store) BaseTarget(attachmentID, baseID string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.baseTarget(attachmentID, baseID)
+}
+
+func (s *Store) baseTarget(attachmentID, baseID string) (string, error) {
+	if a := s.attachments[attachmentID]; a != nil {
+		if v, sn := s.baseOf(a); sn != nil && s.baseID(sn) == baseID {
+			return v.rec.Name + "@" + sn.rec.Name, nil
+		}
+	}
+	return "", block.Errorf(block.NotFound, "attachment %.64s does not lie on base %.100s", attachmentID, baseID)
+}
+
+// openBaseOf opens the base of an attachment.
+func (s *Store) openBaseOf(ctx context.Context, attachmentID, baseID string) (*Base, error) {
+	target, err := s.BaseTarget(attachmentID, baseID)
+	if err != nil {
+		return nil, err
+	}
+	base, err := s.OpenBase(ctx, target, "base of "+attachmentID)
+	if err != nil {
+		return nil, err
+	}
+	if s.baseID(base.d.sn) != baseID { // replaced by another of its name meanwhile
+		_ = base.Close() // never fails
+		return nil, block.Errorf(block.NotFound, "base %.100s is gone", baseID)
+	}
+	return base, nil
 }

@@ -297,6 +297,9 @@ func (s *Store) delete(name string, may func(*vol) error) ([]string, error) {
 		s.tree.Name(l, -1)
 	}
 	left()
+	for _, sn := range v.snaps {
+		s.dropTraces(sn)
+	}
 	s.dropVolume(v)
 	s.o.OnGarbage()
 	return deleted, nil

@@ -8,6 +8,7 @@
 //	map/          the extent map and the catalog (package cow)
 //	catalog/      the journal of the catalog (package cow)
 //	segments/     the log (package segment)
+//	traces/       boot traces of snapshots, hints that may go (package boottrace)
 //	BALLAST       occupies room that the map gets when the disk is full
 //
 // A write goes to the log, then into the pages in memory, and is answered. A

@@ -129,6 +129,7 @@ func (s *Store) DeleteSnapshot(_ context.Context, volume, snapshot string) error
 		return err
 	}
 	delete(v.snaps, snapshot)
+	s.dropTraces(sn)
 	s.tree.Name(sn.layer, -1)
 	s.o.OnGarbage()
 	return nil

@@ -314,6 +314,16 @@ func (m *memStore) Detach(_ context.Context, id string) error {
 	return nil
 }
 
+func (m *memStore) BaseTarget(string, string) (string, error) { return "b@s", nil }
+func (m *memStore) ReadBase(_ context.Context, _, _ string, _ []uint64, p []byte) error {
+	for i := range p {
+		p[i] = byte(i)
+	}
+	return nil
+}
+func (m *memStore) Trace(string) []byte { return nil }
+func (m *memStore) PutTrace(context.Context, string, string, []byte) error { return nil }
+
 func (m *memStore) Dirty(context.Context, string, string, uint64) ([]volume.Changed, error) {
 	return nil, block.Errorf(block.Unsupported, "this store knows no bases")
 }

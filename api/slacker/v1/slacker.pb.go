@@ -1697,10 +1697,14 @@ func (x *Attachment) GetBase() *Base {
 // the snapshot that is attached. What the volume has not written since is what the
 // snapshot holds, so that a worker may keep it and use it again.
 type Base struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                 // of these contents, for ever and everywhere
-	SizeBytes     uint64                 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // of the snapshot
-	Clean         bool                   `protobuf:"varint,3,opt,name=clean,proto3" json:"clean,omitempty"`                          // nothing was written since
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                 // of these contents, for ever and everywhere
+	SizeBytes uint64                 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // of the snapshot
+	Clean     bool                   `protobuf:"varint,3,opt,name=clean,proto3" json:"clean,omitempty"`                          // nothing was written since
+	Target    string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`                         // VOLUME@SNAPSHOT
+	// What a start of a clone has read of the snapshot, in order: see package
+	// boottrace. Empty: nobody has told.
+	Trace         []byte `protobuf:"bytes,5,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1756,6 +1760,220 @@ func (x *Base) GetClean() bool {
 	return false
 }
 
+func (x *Base) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Base) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
+type ReadBaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AttachmentId  string                 `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
+	BaseId        string                 `protobuf:"bytes,2,opt,name=base_id,json=baseId,proto3" json:"base_id,omitempty"`
+	Runs          []uint64               `protobuf:"varint,3,rep,packed,name=runs,proto3" json:"runs,omitempty"` // offset and length in bytes of each run, in turn; at most 1 MiB in all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadBaseRequest) Reset() {
+	*x = ReadBaseRequest{}
+	mi := &file_slacker_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadBaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadBaseRequest) ProtoMessage() {}
+
+func (x *ReadBaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadBaseRequest.ProtoReflect.Descriptor instead.
+func (*ReadBaseRequest) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ReadBaseRequest) GetAttachmentId() string {
+	if x != nil {
+		return x.AttachmentId
+	}
+	return ""
+}
+
+func (x *ReadBaseRequest) GetBaseId() string {
+	if x != nil {
+		return x.BaseId
+	}
+	return ""
+}
+
+func (x *ReadBaseRequest) GetRuns() []uint64 {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+type ReadBaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zstd          []byte                 `protobuf:"bytes,1,opt,name=zstd,proto3" json:"zstd,omitempty"` // the runs, one after the other, as one zstd frame with its checksum
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadBaseResponse) Reset() {
+	*x = ReadBaseResponse{}
+	mi := &file_slacker_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadBaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadBaseResponse) ProtoMessage() {}
+
+func (x *ReadBaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadBaseResponse.ProtoReflect.Descriptor instead.
+func (*ReadBaseResponse) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ReadBaseResponse) GetZstd() []byte {
+	if x != nil {
+		return x.Zstd
+	}
+	return nil
+}
+
+type PutTraceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AttachmentId  string                 `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
+	BaseId        string                 `protobuf:"bytes,2,opt,name=base_id,json=baseId,proto3" json:"base_id,omitempty"`
+	Trace         []byte                 `protobuf:"bytes,3,opt,name=trace,proto3" json:"trace,omitempty"` // instead of the one that there is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTraceRequest) Reset() {
+	*x = PutTraceRequest{}
+	mi := &file_slacker_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTraceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTraceRequest) ProtoMessage() {}
+
+func (x *PutTraceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTraceRequest.ProtoReflect.Descriptor instead.
+func (*PutTraceRequest) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *PutTraceRequest) GetAttachmentId() string {
+	if x != nil {
+		return x.AttachmentId
+	}
+	return ""
+}
+
+func (x *PutTraceRequest) GetBaseId() string {
+	if x != nil {
+		return x.BaseId
+	}
+	return ""
+}
+
+func (x *PutTraceRequest) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
+type PutTraceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTraceResponse) Reset() {
+	*x = PutTraceResponse{}
+	mi := &file_slacker_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTraceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTraceResponse) ProtoMessage() {}
+
+func (x *PutTraceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_slacker_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTraceResponse.ProtoReflect.Descriptor instead.
+func (*PutTraceResponse) Descriptor() ([]byte, []int) {
+	return file_slacker_proto_rawDescGZIP(), []int{32}
+}
+
 type GetDirtyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AttachmentId  string                 `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
@@ -1767,7 +1985,7 @@ type GetDirtyRequest struct {
 
 func (x *GetDirtyRequest) Reset() {
 	*x = GetDirtyRequest{}
-	mi := &file_slacker_proto_msgTypes[29]
+	mi := &file_slacker_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +1997,7 @@ func (x *GetDirtyRequest) String() string {
 func (*GetDirtyRequest) ProtoMessage() {}
 
 func (x *GetDirtyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[29]
+	mi := &file_slacker_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +2010,7 @@ func (x *GetDirtyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDirtyRequest.ProtoReflect.Descriptor instead.
 func (*GetDirtyRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{29}
+	return file_slacker_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetDirtyRequest) GetAttachmentId() string {
@@ -1827,7 +2045,7 @@ type GetDirtyResponse struct {
 
 func (x *GetDirtyResponse) Reset() {
 	*x = GetDirtyResponse{}
-	mi := &file_slacker_proto_msgTypes[30]
+	mi := &file_slacker_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2057,7 @@ func (x *GetDirtyResponse) String() string {
 func (*GetDirtyResponse) ProtoMessage() {}
 
 func (x *GetDirtyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[30]
+	mi := &file_slacker_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2070,7 @@ func (x *GetDirtyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDirtyResponse.ProtoReflect.Descriptor instead.
 func (*GetDirtyResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{30}
+	return file_slacker_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetDirtyResponse) GetRuns() []uint64 {
@@ -1878,7 +2096,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_slacker_proto_msgTypes[31]
+	mi := &file_slacker_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +2108,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[31]
+	mi := &file_slacker_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +2121,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{31}
+	return file_slacker_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DetachRequest) GetAttachmentId() string {
@@ -1921,7 +2139,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_slacker_proto_msgTypes[32]
+	mi := &file_slacker_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2151,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[32]
+	mi := &file_slacker_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2164,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{32}
+	return file_slacker_proto_rawDescGZIP(), []int{36}
 }
 
 type ListAttachmentsRequest struct {
@@ -1959,7 +2177,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_slacker_proto_msgTypes[33]
+	mi := &file_slacker_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2189,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[33]
+	mi := &file_slacker_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2202,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{33}
+	return file_slacker_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListAttachmentsRequest) GetTarget() string {
@@ -2010,7 +2228,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_slacker_proto_msgTypes[34]
+	mi := &file_slacker_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2240,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[34]
+	mi := &file_slacker_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2253,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{34}
+	return file_slacker_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -2053,7 +2271,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_slacker_proto_msgTypes[35]
+	mi := &file_slacker_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2283,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[35]
+	mi := &file_slacker_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2296,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{35}
+	return file_slacker_proto_rawDescGZIP(), []int{39}
 }
 
 type Status struct {
@@ -2108,7 +2326,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_slacker_proto_msgTypes[36]
+	mi := &file_slacker_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2338,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[36]
+	mi := &file_slacker_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2351,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{36}
+	return file_slacker_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Status) GetVersion() string {
@@ -2277,7 +2495,7 @@ type UpgradeServerRequest struct {
 
 func (x *UpgradeServerRequest) Reset() {
 	*x = UpgradeServerRequest{}
-	mi := &file_slacker_proto_msgTypes[37]
+	mi := &file_slacker_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2507,7 @@ func (x *UpgradeServerRequest) String() string {
 func (*UpgradeServerRequest) ProtoMessage() {}
 
 func (x *UpgradeServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[37]
+	mi := &file_slacker_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2520,7 @@ func (x *UpgradeServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeServerRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeServerRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{37}
+	return file_slacker_proto_rawDescGZIP(), []int{41}
 }
 
 type UpgradeServerResponse struct {
@@ -2316,7 +2534,7 @@ type UpgradeServerResponse struct {
 
 func (x *UpgradeServerResponse) Reset() {
 	*x = UpgradeServerResponse{}
-	mi := &file_slacker_proto_msgTypes[38]
+	mi := &file_slacker_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2546,7 @@ func (x *UpgradeServerResponse) String() string {
 func (*UpgradeServerResponse) ProtoMessage() {}
 
 func (x *UpgradeServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[38]
+	mi := &file_slacker_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2559,7 @@ func (x *UpgradeServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeServerResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeServerResponse) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{38}
+	return file_slacker_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UpgradeServerResponse) GetVersion() string {
@@ -2378,7 +2596,7 @@ type Upgrade struct {
 
 func (x *Upgrade) Reset() {
 	*x = Upgrade{}
-	mi := &file_slacker_proto_msgTypes[39]
+	mi := &file_slacker_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2608,7 @@ func (x *Upgrade) String() string {
 func (*Upgrade) ProtoMessage() {}
 
 func (x *Upgrade) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[39]
+	mi := &file_slacker_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2621,7 @@ func (x *Upgrade) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upgrade.ProtoReflect.Descriptor instead.
 func (*Upgrade) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{39}
+	return file_slacker_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Upgrade) GetCount() uint64 {
@@ -2450,7 +2668,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_slacker_proto_msgTypes[40]
+	mi := &file_slacker_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2680,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[40]
+	mi := &file_slacker_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2693,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{40}
+	return file_slacker_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CheckRequest) GetData() bool {
@@ -2498,7 +2716,7 @@ type CheckEvent struct {
 
 func (x *CheckEvent) Reset() {
 	*x = CheckEvent{}
-	mi := &file_slacker_proto_msgTypes[41]
+	mi := &file_slacker_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2728,7 @@ func (x *CheckEvent) String() string {
 func (*CheckEvent) ProtoMessage() {}
 
 func (x *CheckEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[41]
+	mi := &file_slacker_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2741,7 @@ func (x *CheckEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckEvent.ProtoReflect.Descriptor instead.
 func (*CheckEvent) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{41}
+	return file_slacker_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CheckEvent) GetDone() uint64 {
@@ -2573,7 +2791,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_slacker_proto_msgTypes[42]
+	mi := &file_slacker_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2803,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[42]
+	mi := &file_slacker_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2816,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{42}
+	return file_slacker_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Damage) GetKind() string {
@@ -2638,7 +2856,7 @@ type CollectGarbageRequest struct {
 
 func (x *CollectGarbageRequest) Reset() {
 	*x = CollectGarbageRequest{}
-	mi := &file_slacker_proto_msgTypes[43]
+	mi := &file_slacker_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2868,7 @@ func (x *CollectGarbageRequest) String() string {
 func (*CollectGarbageRequest) ProtoMessage() {}
 
 func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[43]
+	mi := &file_slacker_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2881,7 @@ func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageRequest.ProtoReflect.Descriptor instead.
 func (*CollectGarbageRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{43}
+	return file_slacker_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CollectGarbageRequest) GetDryRun() bool {
@@ -2688,7 +2906,7 @@ type CollectGarbageEvent struct {
 
 func (x *CollectGarbageEvent) Reset() {
 	*x = CollectGarbageEvent{}
-	mi := &file_slacker_proto_msgTypes[44]
+	mi := &file_slacker_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +2918,7 @@ func (x *CollectGarbageEvent) String() string {
 func (*CollectGarbageEvent) ProtoMessage() {}
 
 func (x *CollectGarbageEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[44]
+	mi := &file_slacker_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2931,7 @@ func (x *CollectGarbageEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageEvent.ProtoReflect.Descriptor instead.
 func (*CollectGarbageEvent) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{44}
+	return file_slacker_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CollectGarbageEvent) GetStep() string {
@@ -2773,7 +2991,7 @@ type GetGarbageRequest struct {
 
 func (x *GetGarbageRequest) Reset() {
 	*x = GetGarbageRequest{}
-	mi := &file_slacker_proto_msgTypes[45]
+	mi := &file_slacker_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +3003,7 @@ func (x *GetGarbageRequest) String() string {
 func (*GetGarbageRequest) ProtoMessage() {}
 
 func (x *GetGarbageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[45]
+	mi := &file_slacker_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +3016,7 @@ func (x *GetGarbageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGarbageRequest.ProtoReflect.Descriptor instead.
 func (*GetGarbageRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{45}
+	return file_slacker_proto_rawDescGZIP(), []int{49}
 }
 
 type Garbage struct {
@@ -2811,7 +3029,7 @@ type Garbage struct {
 
 func (x *Garbage) Reset() {
 	*x = Garbage{}
-	mi := &file_slacker_proto_msgTypes[46]
+	mi := &file_slacker_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +3041,7 @@ func (x *Garbage) String() string {
 func (*Garbage) ProtoMessage() {}
 
 func (x *Garbage) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[46]
+	mi := &file_slacker_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +3054,7 @@ func (x *Garbage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Garbage.ProtoReflect.Descriptor instead.
 func (*Garbage) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{46}
+	return file_slacker_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Garbage) GetReclaimableBytes() uint64 {
@@ -2867,7 +3085,7 @@ type Orphan struct {
 
 func (x *Orphan) Reset() {
 	*x = Orphan{}
-	mi := &file_slacker_proto_msgTypes[47]
+	mi := &file_slacker_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +3097,7 @@ func (x *Orphan) String() string {
 func (*Orphan) ProtoMessage() {}
 
 func (x *Orphan) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[47]
+	mi := &file_slacker_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +3110,7 @@ func (x *Orphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
 func (*Orphan) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{47}
+	return file_slacker_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Orphan) GetKind() string {
@@ -2938,7 +3156,7 @@ type StartScrubRequest struct {
 
 func (x *StartScrubRequest) Reset() {
 	*x = StartScrubRequest{}
-	mi := &file_slacker_proto_msgTypes[48]
+	mi := &file_slacker_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3168,7 @@ func (x *StartScrubRequest) String() string {
 func (*StartScrubRequest) ProtoMessage() {}
 
 func (x *StartScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[48]
+	mi := &file_slacker_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3181,7 @@ func (x *StartScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartScrubRequest.ProtoReflect.Descriptor instead.
 func (*StartScrubRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{48}
+	return file_slacker_proto_rawDescGZIP(), []int{52}
 }
 
 type StopScrubRequest struct {
@@ -2974,7 +3192,7 @@ type StopScrubRequest struct {
 
 func (x *StopScrubRequest) Reset() {
 	*x = StopScrubRequest{}
-	mi := &file_slacker_proto_msgTypes[49]
+	mi := &file_slacker_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3204,7 @@ func (x *StopScrubRequest) String() string {
 func (*StopScrubRequest) ProtoMessage() {}
 
 func (x *StopScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[49]
+	mi := &file_slacker_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3217,7 @@ func (x *StopScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopScrubRequest.ProtoReflect.Descriptor instead.
 func (*StopScrubRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{49}
+	return file_slacker_proto_rawDescGZIP(), []int{53}
 }
 
 type GetScrubRequest struct {
@@ -3010,7 +3228,7 @@ type GetScrubRequest struct {
 
 func (x *GetScrubRequest) Reset() {
 	*x = GetScrubRequest{}
-	mi := &file_slacker_proto_msgTypes[50]
+	mi := &file_slacker_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3240,7 @@ func (x *GetScrubRequest) String() string {
 func (*GetScrubRequest) ProtoMessage() {}
 
 func (x *GetScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[50]
+	mi := &file_slacker_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3253,7 @@ func (x *GetScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScrubRequest.ProtoReflect.Descriptor instead.
 func (*GetScrubRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{50}
+	return file_slacker_proto_rawDescGZIP(), []int{54}
 }
 
 type Scrub struct {
@@ -3055,7 +3273,7 @@ type Scrub struct {
 
 func (x *Scrub) Reset() {
 	*x = Scrub{}
-	mi := &file_slacker_proto_msgTypes[51]
+	mi := &file_slacker_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3067,7 +3285,7 @@ func (x *Scrub) String() string {
 func (*Scrub) ProtoMessage() {}
 
 func (x *Scrub) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[51]
+	mi := &file_slacker_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3080,7 +3298,7 @@ func (x *Scrub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
 func (*Scrub) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{51}
+	return file_slacker_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Scrub) GetRunning() bool {
@@ -3155,7 +3373,7 @@ type GetActivityRequest struct {
 
 func (x *GetActivityRequest) Reset() {
 	*x = GetActivityRequest{}
-	mi := &file_slacker_proto_msgTypes[52]
+	mi := &file_slacker_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +3385,7 @@ func (x *GetActivityRequest) String() string {
 func (*GetActivityRequest) ProtoMessage() {}
 
 func (x *GetActivityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[52]
+	mi := &file_slacker_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +3398,7 @@ func (x *GetActivityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetActivityRequest.ProtoReflect.Descriptor instead.
 func (*GetActivityRequest) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{52}
+	return file_slacker_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *GetActivityRequest) GetByConnection() bool {
@@ -3205,7 +3423,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_slacker_proto_msgTypes[53]
+	mi := &file_slacker_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3217,7 +3435,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[53]
+	mi := &file_slacker_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3230,7 +3448,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{53}
+	return file_slacker_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Activity) GetTime() *timestamppb.Timestamp {
@@ -3269,7 +3487,7 @@ type TargetActivity struct {
 
 func (x *TargetActivity) Reset() {
 	*x = TargetActivity{}
-	mi := &file_slacker_proto_msgTypes[54]
+	mi := &file_slacker_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3281,7 +3499,7 @@ func (x *TargetActivity) String() string {
 func (*TargetActivity) ProtoMessage() {}
 
 func (x *TargetActivity) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[54]
+	mi := &file_slacker_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3294,7 +3512,7 @@ func (x *TargetActivity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetActivity.ProtoReflect.Descriptor instead.
 func (*TargetActivity) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{54}
+	return file_slacker_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *TargetActivity) GetTarget() string {
@@ -3346,7 +3564,7 @@ type ActiveConnection struct {
 
 func (x *ActiveConnection) Reset() {
 	*x = ActiveConnection{}
-	mi := &file_slacker_proto_msgTypes[55]
+	mi := &file_slacker_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3358,7 +3576,7 @@ func (x *ActiveConnection) String() string {
 func (*ActiveConnection) ProtoMessage() {}
 
 func (x *ActiveConnection) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[55]
+	mi := &file_slacker_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3371,7 +3589,7 @@ func (x *ActiveConnection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActiveConnection.ProtoReflect.Descriptor instead.
 func (*ActiveConnection) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{55}
+	return file_slacker_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ActiveConnection) GetId() uint64 {
@@ -3429,7 +3647,7 @@ type CommandActivity struct {
 
 func (x *CommandActivity) Reset() {
 	*x = CommandActivity{}
-	mi := &file_slacker_proto_msgTypes[56]
+	mi := &file_slacker_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3659,7 @@ func (x *CommandActivity) String() string {
 func (*CommandActivity) ProtoMessage() {}
 
 func (x *CommandActivity) ProtoReflect() protoreflect.Message {
-	mi := &file_slacker_proto_msgTypes[56]
+	mi := &file_slacker_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3672,7 @@ func (x *CommandActivity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandActivity.ProtoReflect.Descriptor instead.
 func (*CommandActivity) Descriptor() ([]byte, []int) {
-	return file_slacker_proto_rawDescGZIP(), []int{56}
+	return file_slacker_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CommandActivity) GetCommand() string {
@@ -3627,12 +3845,25 @@ const file_slacker_proto_rawDesc = "" +
 	"\rnbd_addresses\x18\t \x03(\tR\fnbdAddresses\x12 \n" +
 	"\vconnections\x18\n" +
 	" \x01(\rR\vconnections\x12$\n" +
-	"\x04base\x18\v \x01(\v2\x10.slacker.v1.BaseR\x04base\"K\n" +
+	"\x04base\x18\v \x01(\v2\x10.slacker.v1.BaseR\x04base\"y\n" +
 	"\x04Base\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x04R\tsizeBytes\x12\x14\n" +
-	"\x05clean\x18\x03 \x01(\bR\x05clean\"r\n" +
+	"\x05clean\x18\x03 \x01(\bR\x05clean\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\x12\x14\n" +
+	"\x05trace\x18\x05 \x01(\fR\x05trace\"c\n" +
+	"\x0fReadBaseRequest\x12#\n" +
+	"\rattachment_id\x18\x01 \x01(\tR\fattachmentId\x12\x17\n" +
+	"\abase_id\x18\x02 \x01(\tR\x06baseId\x12\x12\n" +
+	"\x04runs\x18\x03 \x03(\x04R\x04runs\"&\n" +
+	"\x10ReadBaseResponse\x12\x12\n" +
+	"\x04zstd\x18\x01 \x01(\fR\x04zstd\"e\n" +
+	"\x0fPutTraceRequest\x12#\n" +
+	"\rattachment_id\x18\x01 \x01(\tR\fattachmentId\x12\x17\n" +
+	"\abase_id\x18\x02 \x01(\tR\x06baseId\x12\x14\n" +
+	"\x05trace\x18\x03 \x01(\fR\x05trace\"\x12\n" +
+	"\x10PutTraceResponse\"r\n" +
 	"\x0fGetDirtyRequest\x12#\n" +
 	"\rattachment_id\x18\x01 \x01(\tR\fattachmentId\x12\x17\n" +
 	"\abase_id\x18\x02 \x01(\tR\x06baseId\x12!\n" +
@@ -3761,7 +3992,7 @@ const file_slacker_proto_rawDesc = "" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x16\n" +
 	"\x06failed\x18\x03 \x01(\x04R\x06failed\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x18\n" +
-	"\abuckets\x18\x05 \x03(\x04R\abuckets2\xc6\x10\n" +
+	"\abuckets\x18\x05 \x03(\x04R\abuckets2\xd4\x11\n" +
 	"\fAdminService\x12C\n" +
 	"\fCreateVolume\x12\x1f.slacker.v1.CreateVolumeRequest\x1a\x12.slacker.v1.Volume\x12N\n" +
 	"\vListVolumes\x12\x1e.slacker.v1.ListVolumesRequest\x1a\x1f.slacker.v1.ListVolumesResponse\x12H\n" +
@@ -3782,7 +4013,9 @@ const file_slacker_proto_rawDesc = "" +
 	"\x06Attach\x12\x19.slacker.v1.AttachRequest\x1a\x16.slacker.v1.Attachment\x12?\n" +
 	"\x06Detach\x12\x19.slacker.v1.DetachRequest\x1a\x1a.slacker.v1.DetachResponse\x12Z\n" +
 	"\x0fListAttachments\x12\".slacker.v1.ListAttachmentsRequest\x1a#.slacker.v1.ListAttachmentsResponse\x12E\n" +
-	"\bGetDirty\x12\x1b.slacker.v1.GetDirtyRequest\x1a\x1c.slacker.v1.GetDirtyResponse\x12=\n" +
+	"\bGetDirty\x12\x1b.slacker.v1.GetDirtyRequest\x1a\x1c.slacker.v1.GetDirtyResponse\x12E\n" +
+	"\bReadBase\x12\x1b.slacker.v1.ReadBaseRequest\x1a\x1c.slacker.v1.ReadBaseResponse\x12E\n" +
+	"\bPutTrace\x12\x1b.slacker.v1.PutTraceRequest\x1a\x1c.slacker.v1.PutTraceResponse\x12=\n" +
 	"\tGetStatus\x12\x1c.slacker.v1.GetStatusRequest\x1a\x12.slacker.v1.Status\x12;\n" +
 	"\x05Check\x12\x18.slacker.v1.CheckRequest\x1a\x16.slacker.v1.CheckEvent0\x01\x12V\n" +
 	"\x0eCollectGarbage\x12!.slacker.v1.CollectGarbageRequest\x1a\x1f.slacker.v1.CollectGarbageEvent0\x01\x12@\n" +
@@ -3807,7 +4040,7 @@ func file_slacker_proto_rawDescGZIP() []byte {
 	return file_slacker_proto_rawDescData
 }
 
-var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_slacker_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_slacker_proto_goTypes = []any{
 	(*Volume)(nil),                  // 0: slacker.v1.Volume
 	(*Snapshot)(nil),                // 1: slacker.v1.Snapshot
@@ -3838,66 +4071,70 @@ var file_slacker_proto_goTypes = []any{
 	(*AttachRequest)(nil),           // 26: slacker.v1.AttachRequest
 	(*Attachment)(nil),              // 27: slacker.v1.Attachment
 	(*Base)(nil),                    // 28: slacker.v1.Base
-	(*GetDirtyRequest)(nil),         // 29: slacker.v1.GetDirtyRequest
-	(*GetDirtyResponse)(nil),        // 30: slacker.v1.GetDirtyResponse
-	(*DetachRequest)(nil),           // 31: slacker.v1.DetachRequest
-	(*DetachResponse)(nil),          // 32: slacker.v1.DetachResponse
-	(*ListAttachmentsRequest)(nil),  // 33: slacker.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil), // 34: slacker.v1.ListAttachmentsResponse
-	(*GetStatusRequest)(nil),        // 35: slacker.v1.GetStatusRequest
-	(*Status)(nil),                  // 36: slacker.v1.Status
-	(*UpgradeServerRequest)(nil),    // 37: slacker.v1.UpgradeServerRequest
-	(*UpgradeServerResponse)(nil),   // 38: slacker.v1.UpgradeServerResponse
-	(*Upgrade)(nil),                 // 39: slacker.v1.Upgrade
-	(*CheckRequest)(nil),            // 40: slacker.v1.CheckRequest
-	(*CheckEvent)(nil),              // 41: slacker.v1.CheckEvent
-	(*Damage)(nil),                  // 42: slacker.v1.Damage
-	(*CollectGarbageRequest)(nil),   // 43: slacker.v1.CollectGarbageRequest
-	(*CollectGarbageEvent)(nil),     // 44: slacker.v1.CollectGarbageEvent
-	(*GetGarbageRequest)(nil),       // 45: slacker.v1.GetGarbageRequest
-	(*Garbage)(nil),                 // 46: slacker.v1.Garbage
-	(*Orphan)(nil),                  // 47: slacker.v1.Orphan
-	(*StartScrubRequest)(nil),       // 48: slacker.v1.StartScrubRequest
-	(*StopScrubRequest)(nil),        // 49: slacker.v1.StopScrubRequest
-	(*GetScrubRequest)(nil),         // 50: slacker.v1.GetScrubRequest
-	(*Scrub)(nil),                   // 51: slacker.v1.Scrub
-	(*GetActivityRequest)(nil),      // 52: slacker.v1.GetActivityRequest
-	(*Activity)(nil),                // 53: slacker.v1.Activity
-	(*TargetActivity)(nil),          // 54: slacker.v1.TargetActivity
-	(*ActiveConnection)(nil),        // 55: slacker.v1.ActiveConnection
-	(*CommandActivity)(nil),         // 56: slacker.v1.CommandActivity
-	(*timestamppb.Timestamp)(nil),   // 57: google.protobuf.Timestamp
+	(*ReadBaseRequest)(nil),         // 29: slacker.v1.ReadBaseRequest
+	(*ReadBaseResponse)(nil),        // 30: slacker.v1.ReadBaseResponse
+	(*PutTraceRequest)(nil),         // 31: slacker.v1.PutTraceRequest
+	(*PutTraceResponse)(nil),        // 32: slacker.v1.PutTraceResponse
+	(*GetDirtyRequest)(nil),         // 33: slacker.v1.GetDirtyRequest
+	(*GetDirtyResponse)(nil),        // 34: slacker.v1.GetDirtyResponse
+	(*DetachRequest)(nil),           // 35: slacker.v1.DetachRequest
+	(*DetachResponse)(nil),          // 36: slacker.v1.DetachResponse
+	(*ListAttachmentsRequest)(nil),  // 37: slacker.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil), // 38: slacker.v1.ListAttachmentsResponse
+	(*GetStatusRequest)(nil),        // 39: slacker.v1.GetStatusRequest
+	(*Status)(nil),                  // 40: slacker.v1.Status
+	(*UpgradeServerRequest)(nil),    // 41: slacker.v1.UpgradeServerRequest
+	(*UpgradeServerResponse)(nil),   // 42: slacker.v1.UpgradeServerResponse
+	(*Upgrade)(nil),                 // 43: slacker.v1.Upgrade
+	(*CheckRequest)(nil),            // 44: slacker.v1.CheckRequest
+	(*CheckEvent)(nil),              // 45: slacker.v1.CheckEvent
+	(*Damage)(nil),                  // 46: slacker.v1.Damage
+	(*CollectGarbageRequest)(nil),   // 47: slacker.v1.CollectGarbageRequest
+	(*CollectGarbageEvent)(nil),     // 48: slacker.v1.CollectGarbageEvent
+	(*GetGarbageRequest)(nil),       // 49: slacker.v1.GetGarbageRequest
+	(*Garbage)(nil),                 // 50: slacker.v1.Garbage
+	(*Orphan)(nil),                  // 51: slacker.v1.Orphan
+	(*StartScrubRequest)(nil),       // 52: slacker.v1.StartScrubRequest
+	(*StopScrubRequest)(nil),        // 53: slacker.v1.StopScrubRequest
+	(*GetScrubRequest)(nil),         // 54: slacker.v1.GetScrubRequest
+	(*Scrub)(nil),                   // 55: slacker.v1.Scrub
+	(*GetActivityRequest)(nil),      // 56: slacker.v1.GetActivityRequest
+	(*Activity)(nil),                // 57: slacker.v1.Activity
+	(*TargetActivity)(nil),          // 58: slacker.v1.TargetActivity
+	(*ActiveConnection)(nil),        // 59: slacker.v1.ActiveConnection
+	(*CommandActivity)(nil),         // 60: slacker.v1.CommandActivity
+	(*timestamppb.Timestamp)(nil),   // 61: google.protobuf.Timestamp
 }
 var file_slacker_proto_depIdxs = []int32{
-	57, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	61, // 0: slacker.v1.Volume.created:type_name -> google.protobuf.Timestamp
 	27, // 1: slacker.v1.Volume.attachment:type_name -> slacker.v1.Attachment
-	57, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	57, // 3: slacker.v1.Snapshot.last_used:type_name -> google.protobuf.Timestamp
+	61, // 2: slacker.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	61, // 3: slacker.v1.Snapshot.last_used:type_name -> google.protobuf.Timestamp
 	0,  // 4: slacker.v1.ListVolumesResponse.volumes:type_name -> slacker.v1.Volume
 	0,  // 5: slacker.v1.GetVolumeResponse.volume:type_name -> slacker.v1.Volume
 	2,  // 6: slacker.v1.GetVolumeResponse.space:type_name -> slacker.v1.Space
 	1,  // 7: slacker.v1.GetVolumeResponse.snapshots:type_name -> slacker.v1.Snapshot
-	57, // 8: slacker.v1.DeleteVolumeRequest.unused_since:type_name -> google.protobuf.Timestamp
+	61, // 8: slacker.v1.DeleteVolumeRequest.unused_since:type_name -> google.protobuf.Timestamp
 	1,  // 9: slacker.v1.ListSnapshotsResponse.snapshots:type_name -> slacker.v1.Snapshot
 	1,  // 10: slacker.v1.GetSnapshotResponse.snapshot:type_name -> slacker.v1.Snapshot
 	2,  // 11: slacker.v1.GetSnapshotResponse.space:type_name -> slacker.v1.Space
 	27, // 12: slacker.v1.BeginImportResponse.attachment:type_name -> slacker.v1.Attachment
-	57, // 13: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
+	61, // 13: slacker.v1.Attachment.created:type_name -> google.protobuf.Timestamp
 	28, // 14: slacker.v1.Attachment.base:type_name -> slacker.v1.Base
 	27, // 15: slacker.v1.ListAttachmentsResponse.attachments:type_name -> slacker.v1.Attachment
-	57, // 16: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
-	39, // 17: slacker.v1.Status.upgrade:type_name -> slacker.v1.Upgrade
-	57, // 18: slacker.v1.Upgrade.finished:type_name -> google.protobuf.Timestamp
-	42, // 19: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
-	47, // 20: slacker.v1.Garbage.orphans:type_name -> slacker.v1.Orphan
-	57, // 21: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
-	57, // 22: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
-	42, // 23: slacker.v1.Scrub.damage:type_name -> slacker.v1.Damage
-	57, // 24: slacker.v1.Activity.time:type_name -> google.protobuf.Timestamp
-	54, // 25: slacker.v1.Activity.targets:type_name -> slacker.v1.TargetActivity
-	56, // 26: slacker.v1.TargetActivity.commands:type_name -> slacker.v1.CommandActivity
-	55, // 27: slacker.v1.TargetActivity.connection:type_name -> slacker.v1.ActiveConnection
-	57, // 28: slacker.v1.ActiveConnection.opened:type_name -> google.protobuf.Timestamp
+	61, // 16: slacker.v1.Status.started:type_name -> google.protobuf.Timestamp
+	43, // 17: slacker.v1.Status.upgrade:type_name -> slacker.v1.Upgrade
+	61, // 18: slacker.v1.Upgrade.finished:type_name -> google.protobuf.Timestamp
+	46, // 19: slacker.v1.CheckEvent.damage:type_name -> slacker.v1.Damage
+	51, // 20: slacker.v1.Garbage.orphans:type_name -> slacker.v1.Orphan
+	61, // 21: slacker.v1.Scrub.started:type_name -> google.protobuf.Timestamp
+	61, // 22: slacker.v1.Scrub.finished:type_name -> google.protobuf.Timestamp
+	46, // 23: slacker.v1.Scrub.damage:type_name -> slacker.v1.Damage
+	61, // 24: slacker.v1.Activity.time:type_name -> google.protobuf.Timestamp
+	58, // 25: slacker.v1.Activity.targets:type_name -> slacker.v1.TargetActivity
+	60, // 26: slacker.v1.TargetActivity.commands:type_name -> slacker.v1.CommandActivity
+	59, // 27: slacker.v1.TargetActivity.connection:type_name -> slacker.v1.ActiveConnection
+	61, // 28: slacker.v1.ActiveConnection.opened:type_name -> google.protobuf.Timestamp
 	3,  // 29: slacker.v1.AdminService.CreateVolume:input_type -> slacker.v1.CreateVolumeRequest
 	4,  // 30: slacker.v1.AdminService.ListVolumes:input_type -> slacker.v1.ListVolumesRequest
 	6,  // 31: slacker.v1.AdminService.GetVolume:input_type -> slacker.v1.GetVolumeRequest
@@ -3915,49 +4152,53 @@ var file_slacker_proto_depIdxs = []int32{
 	23, // 43: slacker.v1.AdminService.FinishImport:input_type -> slacker.v1.FinishImportRequest
 	24, // 44: slacker.v1.AdminService.AbortImport:input_type -> slacker.v1.AbortImportRequest
 	26, // 45: slacker.v1.AdminService.Attach:input_type -> slacker.v1.AttachRequest
-	31, // 46: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
-	33, // 47: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
-	29, // 48: slacker.v1.AdminService.GetDirty:input_type -> slacker.v1.GetDirtyRequest
-	35, // 49: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
-	40, // 50: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
-	43, // 51: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
-	45, // 52: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
-	48, // 53: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
-	49, // 54: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
-	50, // 55: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
-	52, // 56: slacker.v1.AdminService.GetActivity:input_type -> slacker.v1.GetActivityRequest
-	37, // 57: slacker.v1.AdminService.UpgradeServer:input_type -> slacker.v1.UpgradeServerRequest
-	0,  // 58: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
-	5,  // 59: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
-	7,  // 60: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
-	0,  // 61: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
-	0,  // 62: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
-	11, // 63: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
-	1,  // 64: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
-	1,  // 65: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
-	15, // 66: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
-	17, // 67: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
-	11, // 68: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
-	0,  // 69: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
-	0,  // 70: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
-	22, // 71: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
-	1,  // 72: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
-	25, // 73: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
-	27, // 74: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
-	32, // 75: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
-	34, // 76: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
-	30, // 77: slacker.v1.AdminService.GetDirty:output_type -> slacker.v1.GetDirtyResponse
-	36, // 78: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
-	41, // 79: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
-	44, // 80: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
-	46, // 81: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
-	51, // 82: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
-	51, // 83: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
-	51, // 84: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
-	53, // 85: slacker.v1.AdminService.GetActivity:output_type -> slacker.v1.Activity
-	38, // 86: slacker.v1.AdminService.UpgradeServer:output_type -> slacker.v1.UpgradeServerResponse
-	58, // [58:87] is the sub-list for method output_type
-	29, // [29:58] is the sub-list for method input_type
+	35, // 46: slacker.v1.AdminService.Detach:input_type -> slacker.v1.DetachRequest
+	37, // 47: slacker.v1.AdminService.ListAttachments:input_type -> slacker.v1.ListAttachmentsRequest
+	33, // 48: slacker.v1.AdminService.GetDirty:input_type -> slacker.v1.GetDirtyRequest
+	29, // 49: slacker.v1.AdminService.ReadBase:input_type -> slacker.v1.ReadBaseRequest
+	31, // 50: slacker.v1.AdminService.PutTrace:input_type -> slacker.v1.PutTraceRequest
+	39, // 51: slacker.v1.AdminService.GetStatus:input_type -> slacker.v1.GetStatusRequest
+	44, // 52: slacker.v1.AdminService.Check:input_type -> slacker.v1.CheckRequest
+	47, // 53: slacker.v1.AdminService.CollectGarbage:input_type -> slacker.v1.CollectGarbageRequest
+	49, // 54: slacker.v1.AdminService.GetGarbage:input_type -> slacker.v1.GetGarbageRequest
+	52, // 55: slacker.v1.AdminService.StartScrub:input_type -> slacker.v1.StartScrubRequest
+	53, // 56: slacker.v1.AdminService.StopScrub:input_type -> slacker.v1.StopScrubRequest
+	54, // 57: slacker.v1.AdminService.GetScrub:input_type -> slacker.v1.GetScrubRequest
+	56, // 58: slacker.v1.AdminService.GetActivity:input_type -> slacker.v1.GetActivityRequest
+	41, // 59: slacker.v1.AdminService.UpgradeServer:input_type -> slacker.v1.UpgradeServerRequest
+	0,  // 60: slacker.v1.AdminService.CreateVolume:output_type -> slacker.v1.Volume
+	5,  // 61: slacker.v1.AdminService.ListVolumes:output_type -> slacker.v1.ListVolumesResponse
+	7,  // 62: slacker.v1.AdminService.GetVolume:output_type -> slacker.v1.GetVolumeResponse
+	0,  // 63: slacker.v1.AdminService.ResizeVolume:output_type -> slacker.v1.Volume
+	0,  // 64: slacker.v1.AdminService.RenameVolume:output_type -> slacker.v1.Volume
+	11, // 65: slacker.v1.AdminService.DeleteVolume:output_type -> slacker.v1.DeleteResponse
+	1,  // 66: slacker.v1.AdminService.CreateSnapshot:output_type -> slacker.v1.Snapshot
+	1,  // 67: slacker.v1.AdminService.Publish:output_type -> slacker.v1.Snapshot
+	15, // 68: slacker.v1.AdminService.ListSnapshots:output_type -> slacker.v1.ListSnapshotsResponse
+	17, // 69: slacker.v1.AdminService.GetSnapshot:output_type -> slacker.v1.GetSnapshotResponse
+	11, // 70: slacker.v1.AdminService.DeleteSnapshot:output_type -> slacker.v1.DeleteResponse
+	0,  // 71: slacker.v1.AdminService.RollbackVolume:output_type -> slacker.v1.Volume
+	0,  // 72: slacker.v1.AdminService.CloneSnapshot:output_type -> slacker.v1.Volume
+	22, // 73: slacker.v1.AdminService.BeginImport:output_type -> slacker.v1.BeginImportResponse
+	1,  // 74: slacker.v1.AdminService.FinishImport:output_type -> slacker.v1.Snapshot
+	25, // 75: slacker.v1.AdminService.AbortImport:output_type -> slacker.v1.AbortImportResponse
+	27, // 76: slacker.v1.AdminService.Attach:output_type -> slacker.v1.Attachment
+	36, // 77: slacker.v1.AdminService.Detach:output_type -> slacker.v1.DetachResponse
+	38, // 78: slacker.v1.AdminService.ListAttachments:output_type -> slacker.v1.ListAttachmentsResponse
+	34, // 79: slacker.v1.AdminService.GetDirty:output_type -> slacker.v1.GetDirtyResponse
+	30, // 80: slacker.v1.AdminService.ReadBase:output_type -> slacker.v1.ReadBaseResponse
+	32, // 81: slacker.v1.AdminService.PutTrace:output_type -> slacker.v1.PutTraceResponse
+	40, // 82: slacker.v1.AdminService.GetStatus:output_type -> slacker.v1.Status
+	45, // 83: slacker.v1.AdminService.Check:output_type -> slacker.v1.CheckEvent
+	48, // 84: slacker.v1.AdminService.CollectGarbage:output_type -> slacker.v1.CollectGarbageEvent
+	50, // 85: slacker.v1.AdminService.GetGarbage:output_type -> slacker.v1.Garbage
+	55, // 86: slacker.v1.AdminService.StartScrub:output_type -> slacker.v1.Scrub
+	55, // 87: slacker.v1.AdminService.StopScrub:output_type -> slacker.v1.Scrub
+	55, // 88: slacker.v1.AdminService.GetScrub:output_type -> slacker.v1.Scrub
+	57, // 89: slacker.v1.AdminService.GetActivity:output_type -> slacker.v1.Activity
+	42, // 90: slacker.v1.AdminService.UpgradeServer:output_type -> slacker.v1.UpgradeServerResponse
+	60, // [60:91] is the sub-list for method output_type
+	29, // [29:60] is the sub-list for method input_type
 	29, // [29:29] is the sub-list for extension type_name
 	29, // [29:29] is the sub-list for extension extendee
 	0,  // [0:29] is the sub-list for field type_name
@@ -3974,7 +4215,7 @@ func file_slacker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_slacker_proto_rawDesc), len(file_slacker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   57,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -93,6 +93,10 @@ const (
 	AdminServiceListAttachmentsProcedure = "/slacker.v1.AdminService/ListAttachments"
 	// AdminServiceGetDirtyProcedure is the fully-qualified name of the AdminService's GetDirty RPC.
 	AdminServiceGetDirtyProcedure = "/slacker.v1.AdminService/GetDirty"
+	// AdminServiceReadBaseProcedure is the fully-qualified name of the AdminService's ReadBase RPC.
+	AdminServiceReadBaseProcedure = "/slacker.v1.AdminService/ReadBase"
+	// AdminServicePutTraceProcedure is the fully-qualified name of the AdminService's PutTrace RPC.
+	AdminServicePutTraceProcedure = "/slacker.v1.AdminService/PutTrace"
 	// AdminServiceGetStatusProcedure is the fully-qualified name of the AdminService's GetStatus RPC.
 	AdminServiceGetStatusProcedure = "/slacker.v1.AdminService/GetStatus"
 	// AdminServiceCheckProcedure is the fully-qualified name of the AdminService's Check RPC.
@@ -146,6 +150,11 @@ type AdminServiceClient interface {
 	ListAttachments(context.Context, *connect.Request[v1.ListAttachmentsRequest]) (*connect.Response[v1.ListAttachmentsResponse], error)
 	// GetDirty says what the volume of an attachment may have written since its base.
 	GetDirty(context.Context, *connect.Request[v1.GetDirtyRequest]) (*connect.Response[v1.GetDirtyResponse], error)
+	// ReadBase reads blocks of the base of an attachment, compressed: for what a worker
+	// fetches ahead.
+	ReadBase(context.Context, *connect.Request[v1.ReadBaseRequest]) (*connect.Response[v1.ReadBaseResponse], error)
+	// PutTrace keeps what a start of an attachment has read of its base, for the next.
+	PutTrace(context.Context, *connect.Request[v1.PutTraceRequest]) (*connect.Response[v1.PutTraceResponse], error)
 	// Upkeep.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error)
 	Check(context.Context, *connect.Request[v1.CheckRequest]) (*connect.ServerStreamForClient[v1.CheckEvent], error)
@@ -296,6 +305,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("GetDirty")),
 			connect.WithClientOptions(opts...),
 		),
+		readBase: connect.NewClient[v1.ReadBaseRequest, v1.ReadBaseResponse](
+			httpClient,
+			baseURL+AdminServiceReadBaseProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ReadBase")),
+			connect.WithClientOptions(opts...),
+		),
+		putTrace: connect.NewClient[v1.PutTraceRequest, v1.PutTraceResponse](
+			httpClient,
+			baseURL+AdminServicePutTraceProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("PutTrace")),
+			connect.WithClientOptions(opts...),
+		),
 		getStatus: connect.NewClient[v1.GetStatusRequest, v1.Status](
 			httpClient,
 			baseURL+AdminServiceGetStatusProcedure,
@@ -375,6 +396,8 @@ type adminServiceClient struct {
 	detach          *connect.Client[v1.DetachRequest, v1.DetachResponse]
 	listAttachments *connect.Client[v1.ListAttachmentsRequest, v1.ListAttachmentsResponse]
 	getDirty        *connect.Client[v1.GetDirtyRequest, v1.GetDirtyResponse]
+	readBase        *connect.Client[v1.ReadBaseRequest, v1.ReadBaseResponse]
+	putTrace        *connect.Client[v1.PutTraceRequest, v1.PutTraceResponse]
 	getStatus       *connect.Client[v1.GetStatusRequest, v1.Status]
 	check           *connect.Client[v1.CheckRequest, v1.CheckEvent]
 	collectGarbage  *connect.Client[v1.CollectGarbageRequest, v1.CollectGarbageEvent]
@@ -486,6 +509,16 @@ func (c *adminServiceClient) GetDirty(ctx context.Context, req *connect.Request[
 	return c.getDirty.CallUnary(ctx, req)
 }
 
+// ReadBase calls slacker.v1.AdminService.ReadBase.
+func (c *adminServiceClient) ReadBase(ctx context.Context, req *connect.Request[v1.ReadBaseRequest]) (*connect.Response[v1.ReadBaseResponse], error) {
+	return c.readBase.CallUnary(ctx, req)
+}
+
+// PutTrace calls slacker.v1.AdminService.PutTrace.
+func (c *adminServiceClient) PutTrace(ctx context.Context, req *connect.Request[v1.PutTraceRequest]) (*connect.Response[v1.PutTraceResponse], error) {
+	return c.putTrace.CallUnary(ctx, req)
+}
+
 // GetStatus calls slacker.v1.AdminService.GetStatus.
 func (c *adminServiceClient) GetStatus(ctx context.Context, req *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error) {
 	return c.getStatus.CallUnary(ctx, req)
@@ -561,6 +594,11 @@ type AdminServiceHandler interface {
 	ListAttachments(context.Context, *connect.Request[v1.ListAttachmentsRequest]) (*connect.Response[v1.ListAttachmentsResponse], error)
 	// GetDirty says what the volume of an attachment may have written since its base.
 	GetDirty(context.Context, *connect.Request[v1.GetDirtyRequest]) (*connect.Response[v1.GetDirtyResponse], error)
+	// ReadBase reads blocks of the base of an attachment, compressed: for what a worker
+	// fetches ahead.
+	ReadBase(context.Context, *connect.Request[v1.ReadBaseRequest]) (*connect.Response[v1.ReadBaseResponse], error)
+	// PutTrace keeps what a start of an attachment has read of its base, for the next.
+	PutTrace(context.Context, *connect.Request[v1.PutTraceRequest]) (*connect.Response[v1.PutTraceResponse], error)
 	// Upkeep.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error)
 	Check(context.Context, *connect.Request[v1.CheckRequest], *connect.ServerStream[v1.CheckEvent]) error
@@ -707,6 +745,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("GetDirty")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceReadBaseHandler := connect.NewUnaryHandler(
+		AdminServiceReadBaseProcedure,
+		svc.ReadBase,
+		connect.WithSchema(adminServiceMethods.ByName("ReadBase")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServicePutTraceHandler := connect.NewUnaryHandler(
+		AdminServicePutTraceProcedure,
+		svc.PutTrace,
+		connect.WithSchema(adminServiceMethods.ByName("PutTrace")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceGetStatusHandler := connect.NewUnaryHandler(
 		AdminServiceGetStatusProcedure,
 		svc.GetStatus,
@@ -803,6 +853,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceListAttachmentsHandler.ServeHTTP(w, r)
 		case AdminServiceGetDirtyProcedure:
 			adminServiceGetDirtyHandler.ServeHTTP(w, r)
+		case AdminServiceReadBaseProcedure:
+			adminServiceReadBaseHandler.ServeHTTP(w, r)
+		case AdminServicePutTraceProcedure:
+			adminServicePutTraceHandler.ServeHTTP(w, r)
 		case AdminServiceGetStatusProcedure:
 			adminServiceGetStatusHandler.ServeHTTP(w, r)
 		case AdminServiceCheckProcedure:
@@ -908,6 +962,14 @@ func (UnimplementedAdminServiceHandler) ListAttachments(context.Context, *connec
 
 func (UnimplementedAdminServiceHandler) GetDirty(context.Context, *connect.Request[v1.GetDirtyRequest]) (*connect.Response[v1.GetDirtyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.GetDirty is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ReadBase(context.Context, *connect.Request[v1.ReadBaseRequest]) (*connect.Response[v1.ReadBaseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.ReadBase is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) PutTrace(context.Context, *connect.Request[v1.PutTraceRequest]) (*connect.Response[v1.PutTraceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("slacker.v1.AdminService.PutTrace is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error) {
