@@ -43,6 +43,15 @@ func NewClient(addr string) (slackerv1connect.AdminServiceClient, error) {
 // tcp://HOST:PORT; an address http:// is refused. A unix socket stays without.
 // secure is asked for each connection; nil is NewClient.
 func NewTLSClient(addr string, secure func() (*tls.Config, error)) (slackerv1connect.AdminServiceClient, error) {
+	return newClient(addr, secure)
+}
+
+// NewBulkClient is NewTLSClient for messages that are compressed already.
+func NewBulkClient(addr string, secure func() (*tls.Config, error)) (slackerv1connect.AdminServiceClient, error) {
+	return newClient(addr, secure, connect.WithAcceptCompression("gzip", nil, nil))
+}
+
+func newClient(addr string, secure func() (*tls.Config, error), opts ...connect.ClientOption) (slackerv1connect.AdminServiceClient, error) {
 	network, target, err := parseAddr(addr)
 	if err != nil {
 		return nil, err
@@ -69,7 +78,7 @@ func NewTLSClient(addr string, secure func() (*tls.Config, error)) (slackerv1con
 		}
 	}
 	httpClient := &http.Client{Transport: &reachable{addr: addr, next: transport}}
-	return slackerv1connect.NewAdminServiceClient(httpClient, base, connect.WithReadMaxBytes(MaxResponseBytes)), nil
+	return slackerv1connect.NewAdminServiceClient(httpClient, base, append(opts, connect.WithReadMaxBytes(MaxResponseBytes))...), nil
 }
 
 // dialTLS connects and shakes hands.

@@ -198,9 +198,9 @@ const FileEnv = envPrefix + "CONFIG"
 
 // otherEnv are variables with the prefix that are no settings: SLACKER_SERVER
 // and SLACKER_TLS_CA, _CERT and _KEY tell the clients how to reach the server,
-// SLACKER_CACHE_DIR and _SIZE what they keep of it.
+// SLACKER_CACHE_DIR, _SIZE and SLACKER_PREFETCH what they keep of it.
 var otherEnv = map[string]bool{FileEnv: true, envPrefix + "SERVER": true,
-	envPrefix + "CACHE_DIR": true, envPrefix + "CACHE_SIZE": true,
+	envPrefix + "CACHE_DIR": true, envPrefix + "CACHE_SIZE": true, envPrefix + "PREFETCH": true,
 	envPrefix + "TLS_CA": true, envPrefix + "TLS_CERT": true, envPrefix + "TLS_KEY": true}
 
 func (s *setting) env() string {

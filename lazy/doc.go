@@ -7,6 +7,10 @@
 //   - clean: a block that the volume has not written since the base. The server
 //     says which blocks those are when an attachment begins; from then on only
 //     this attachment writes, and [Volume] sees each of its writes.
+//   - trace: the blocks of a base that an earlier start of a clone of it read, in
+//     order; see package boottrace. This start is recorded to make the next.
+//   - prefetch: fetching the blocks of a trace that the cache has not, in batches,
+//     while the start goes on.
 //   - fill: keeping a block that was read in the cache of its base.
 //
 // Invariants:
@@ -24,6 +28,10 @@
 //	Z5  Nothing here fails or holds up a read that the server would have answered.
 //	    The goroutine that submits does not wait for the disk. Once the server has
 //	    refused the attachment for good nothing is answered from the cache.
+//	Z6  What is prefetched is read of the base itself, not of the volume, and so is
+//	    right whatever is written meanwhile. A read waits for blocks that are being
+//	    fetched, and for no others; one that waited looks into the cache, and what is
+//	    not there then it reads as if nothing had been fetched.
 //
 // What Z1 leaves open: an attachment that another worker has taken over reads,
 // until it hears of that, what the volume was when it was taken, as it does from

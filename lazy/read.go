@@ -1,6 +1,8 @@
 package lazy
 
 import (
+	"time"
+
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/nbdclient"
 )
@@ -41,6 +43,7 @@ type read struct {
 	volume *Volume
 	inner  nbdclient.Request
 	outer  *nbdclient.Request
+	began  time.Time // set while it is not known how far the server is
 }
 
 // read starts a read of whole blocks, or reports that it is not one.
@@ -57,16 +60,30 @@ func (v *Volume) read(b *nbdclient.Batch, r *nbdclient.Request) bool {
 		v.ask(b, r, 0, len(r.Data))
 		return true
 	}
+	v.recorder.note(first, stop)
 	from, to, ok := v.base.Read(r.Data, r.OffBytes, true)
+	if ok && from < to && v.prefetch != nil && v.prefetch.await(r, first+uint64(from), first+uint64(to)) {
+		return true
+	}
 	if !ok {
-		go v.readSlowly(r)
+		v.later(r)
 		return true
 	}
 	v.complete(b, r, from*block.Size, to*block.Size)
 	return true
 }
 
-// readSlowly waits for the disk.
+// later goes on with a read elsewhere, where it may wait for the disk.
+func (v *Volume) later(r *nbdclient.Request) {
+	v.closing.Lock()
+	defer v.closing.Unlock()
+	if v.closed {
+		go r.Done(r, block.Errorf(block.Unavailable, "the volume is closed"))
+		return
+	}
+	v.running.Go(func() { v.readSlowly(r) })
+}
+
 func (v *Volume) readSlowly(r *nbdclient.Request) {
 	from, to, ok := v.base.Read(r.Data, r.OffBytes, false)
 	if !ok {
@@ -93,12 +110,19 @@ func (v *Volume) ask(b *nbdclient.Batch, r *nbdclient.Request, from, to int) {
 	q := v.reads.Get().(*read)
 	q.outer = r
 	q.inner.Op, q.inner.OffBytes, q.inner.Data = nbdclient.OpRead, r.OffBytes+uint64(from), r.Data[from:to]
+	q.began = time.Time{}
+	if v.prefetch != nil && !v.distance.isKnown() {
+		q.began = time.Now()
+	}
 	b.Submit(&q.inner)
 }
 
 // done keeps what has come, as far as it is clean (Z2), and ends the read.
 func (q *read) done(in *nbdclient.Request, err error) {
 	v, r := q.volume, q.outer
+	if err == nil && !q.began.IsZero() {
+		v.distance.sample(time.Since(q.began))
+	}
 	if err == nil {
 		first := in.OffBytes / block.Size
 		end := first + uint64(len(in.Data))/block.Size

@@ -2,6 +2,7 @@ package lazy
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/blockcache"
+	"github.com/slackerd/slacker/boottrace"
 	"github.com/slackerd/slacker/nbdclient"
 )
 
@@ -21,6 +23,10 @@ type Options struct {
 	// Dirty says which whole blocks were written since, from an offset on: runs
 	// of offset and length in bytes, and the end of what the answer is about.
 	Dirty func(ctx context.Context, offBytes uint64) (runs []uint64, endBytes uint64, err error)
+	// Trace is what to read ahead, in this order, and Fetch reads blocks of the
+	// base for that; nil: nothing is read ahead.
+	Trace []boottrace.Run
+	Fetch func(ctx context.Context, runs []boottrace.Run, p []byte) error
 	Log   *zap.Logger
 }
 
@@ -34,7 +40,14 @@ type Volume struct {
 	log     *zap.Logger
 	stats   counters
 
-	reads   sync.Pool // of *read
+	trace    []boottrace.Run
+	recorder *recorder
+	prefetch *prefetch // or nil
+	distance distance
+
+	reads   sync.Pool  // of *read
+	closing sync.Mutex // guards closed, and running from growing then
+	closed  bool
 	running sync.WaitGroup
 	stop    context.CancelFunc
 }
@@ -53,8 +66,13 @@ func New(session *nbdclient.Session, o Options) (*Volume, error) {
 		r.inner.Done = r.done
 		return r
 	}
+	v.trace, v.recorder, v.distance.known = o.Trace, newRecorder(v.clean.blocks*block.Size), make(chan struct{})
 	ctx, stop := context.WithCancel(context.Background())
 	v.stop = stop
+	if len(o.Trace) > 0 && o.Fetch != nil {
+		v.prefetch = &prefetch{v: v, fetch: o.Fetch, queue: slices.Clone(o.Trace), flying: map[uint64][]*waiter{}}
+		v.running.Go(func() { v.prefetch.run(ctx) })
+	}
 	if o.Clean {
 		v.clean.tell(v.clean.blocks)
 	} else {
@@ -110,10 +128,20 @@ func (v *Volume) WriteZeroes(ctx context.Context, offBytes, lengthBytes uint64, 
 // already, or has ended.
 func (v *Volume) Close() error {
 	v.stop()
+	v.closing.Lock()
+	v.closed = true
+	v.closing.Unlock()
 	v.running.Wait()
 	v.filler.close()
 	return v.base.Close()
 }
+
+// News returns what was read while the volume was started, if whoever has given
+// the trace would do well to know.
+func (v *Volume) News() []boottrace.Run { return v.recorder.news(v.trace) }
+
+// Started reports that the start is over: News says the same from now on.
+func (v *Volume) Started() bool { return v.recorder.over.Load() }
 
 // Stats are counts of bytes since the volume was made.
 type Stats struct {
@@ -125,12 +153,15 @@ type Stats struct {
 	// FilledBytes were kept, DroppedBytes not, since the disk was too slow or full.
 	FilledBytes  uint64 `json:"filled_bytes"`
 	DroppedBytes uint64 `json:"dropped_bytes"`
+	// PrefetchedBytes were read ahead.
+	PrefetchedBytes uint64 `json:"prefetched_bytes"`
 }
 
-type counters struct{ hit, miss, passed, filled, dropped atomic.Uint64 }
+type counters struct{ hit, miss, passed, filled, dropped, prefetched atomic.Uint64 }
 
 // Stats returns what was counted so far.
 func (v *Volume) Stats() Stats {
 	c := &v.stats
-	return Stats{HitBytes: c.hit.Load(), MissBytes: c.miss.Load(), PassedBytes: c.passed.Load(), FilledBytes: c.filled.Load(), DroppedBytes: c.dropped.Load()}
+	return Stats{HitBytes: c.hit.Load(), MissBytes: c.miss.Load(), PassedBytes: c.passed.Load(), FilledBytes: c.filled.Load(), DroppedBytes: c.dropped.Load(),
+		PrefetchedBytes: c.prefetched.Load()}
 }

@@ -63,6 +63,9 @@ type Config struct {
 	// is DefaultCacheDir, or a directory in a state directory of its own.
 	CacheDir   string
 	CacheBytes int64
+	// Prefetch lets it fetch ahead what an earlier start of a clone of the same
+	// snapshot has read, and tell the server what this one does.
+	Prefetch bool
 	// Verbose is told of each step and how long it took.
 	Verbose func(step string, took time.Duration)
 	// fault is called before each step; tests fail a step by it.
@@ -80,7 +83,7 @@ func DefaultConfig() (Config, error) {
 		return Config{}, err
 	}
 	return Config{StateDir: DefaultStateDir, Worker: name, Executable: exe, RequestTimeout: DefaultRequestTimeout,
-		DeadTimeout: DefaultDeadTimeout, CacheBytes: DefaultCacheBytes, Verbose: func(string, time.Duration) {}, fault: func(string) error { return nil }}, nil
+		DeadTimeout: DefaultDeadTimeout, CacheBytes: DefaultCacheBytes, Prefetch: true, Verbose: func(string, time.Duration) {}, fault: func(string) error { return nil }}, nil
 }
 
 // HostName names this host: its host name and the start of its machine id,

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/fusefile"
 	"github.com/slackerd/slacker/lazy"
@@ -46,9 +47,11 @@ type fuseDaemon struct {
 	session *nbdclient.Session
 	keeper  *keeper // nil on kernels where no standby can take over
 	log     *zap.Logger
-	steps   string       // what was done, and how long it took
-	volume  *lazy.Volume // the cache before the session, or nil
-	written []byte       // the figures, as they were written down
+	steps   string                              // what was done, and how long it took
+	volume  *lazy.Volume                        // the cache before the session, or nil
+	written []byte                              // the figures, as they were written down
+	server  slackerv1connect.AdminServiceClient // of the volume
+	told    bool                                // the server knows what the start has read
 }
 
 func (r *running) sessionOptions(logger *zap.Logger) nbdclient.SessionOptions {
@@ -242,6 +245,9 @@ func (d *fuseDaemon) run(server *fusefile.Server) error {
 			}
 			return d.end(nil)
 		case <-watch.C:
+			if d.volume != nil && d.volume.Started() && !d.told {
+				d.tellTrace()
+			}
 			if !d.current() {
 				return d.end(block.Errorf(block.Fenced, "daemon of %s: its attach is gone", d.target))
 			}

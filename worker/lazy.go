@@ -3,14 +3,18 @@ package worker
 import (
 	"context"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"connectrpc.com/connect"
+	"github.com/klauspost/compress/zstd"
 	"go.uber.org/zap"
 
 	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/blockcache"
+	"github.com/slackerd/slacker/boottrace"
 	"github.com/slackerd/slacker/fusefile"
 	"github.com/slackerd/slacker/lazy"
 )
@@ -20,6 +24,10 @@ const (
 	DefaultCacheDir   = "/var/cache/slacker"
 	DefaultCacheBytes = 1 << 30
 	maxBaseIDBytes    = 128
+	// maxFetchBytes bounds what a frame of the server unpacks to.
+	maxFetchBytes = 1 << 20
+	// tellTimeout bounds how long a detach waits for the server to take the trace.
+	tellTimeout = 2 * time.Second
 )
 
 // base is the snapshot that an attachment starts from, as the server told.
@@ -27,6 +35,8 @@ type base struct {
 	ID        string `json:"id"`
 	SizeBytes uint64 `json:"size_bytes"`
 	Clean     bool   `json:"clean"` // nothing was written since, when it was attached
+	// Trace is what to read ahead, encoded (package boottrace).
+	Trace []byte `json:"trace,omitempty"`
 }
 
 // baseFrom takes over what the server says of the base; one that makes no sense is
@@ -36,11 +46,16 @@ func baseFrom(a *slackerv1.Attachment) *base {
 	if b == nil || b.GetId() == "" || len(b.GetId()) > maxBaseIDBytes || b.GetSizeBytes() > block.MaxVolumeBytes {
 		return nil
 	}
-	return &base{b.GetId(), b.GetSizeBytes(), b.GetClean()}
+	trace := b.GetTrace()
+	if len(trace) > boottrace.MaxBytes {
+		trace = nil
+	}
+	return &base{b.GetId(), b.GetSizeBytes(), b.GetClean(), trace}
 }
 
 // useCache says in the state where blocks are kept.
 func (w *Worker) useCache(s *state) {
+	s.Prefetch = w.Prefetch
 	if s.CacheDir, s.CacheBytes = w.CacheDir, w.CacheBytes; s.CacheDir != "" {
 		return
 	}
@@ -74,7 +89,17 @@ func (d *fuseDaemon) openCache(began bool) error {
 	if err != nil {
 		return err
 	}
-	d.volume, err = lazy.New(d.session, lazy.Options{Base: b, Clean: began && s.Base.Clean, Dirty: d.dirty, Log: d.log})
+	o := lazy.Options{Base: b, Clean: began && s.Base.Clean, Dirty: d.dirty, Log: d.log}
+	if d.server, err = api.NewBulkClient(s.Server, s.secure()); err != nil {
+		return joinIf(err, b.Close)
+	}
+	if s.Prefetch && len(s.Base.Trace) > 0 {
+		if o.Trace, err = boottrace.Decode(s.Base.Trace); err != nil {
+			d.log.Warn("nothing is read ahead", zap.Error(err))
+		}
+		o.Fetch = d.fetchBase
+	}
+	d.volume, err = lazy.New(d.session, o)
 	return joinIf(err, b.Close)
 }
 
@@ -88,21 +113,65 @@ func joinIf(err error, undo func() error) error {
 
 // dirty asks the server what was written since the base, see lazy.Options.
 func (d *fuseDaemon) dirty(ctx context.Context, offBytes uint64) ([]uint64, uint64, error) {
-	client, err := api.NewTLSClient(d.state.Server, d.state.secure())
-	if err != nil {
-		return nil, 0, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	answer, err := client.GetDirty(ctx, connect.NewRequest(&slackerv1.GetDirtyRequest{AttachmentId: d.state.AttachmentID, BaseId: d.state.Base.ID, OffsetBytes: offBytes}))
+	answer, err := d.server.GetDirty(ctx, connect.NewRequest(&slackerv1.GetDirtyRequest{AttachmentId: d.state.AttachmentID, BaseId: d.state.Base.ID, OffsetBytes: offBytes}))
 	if err != nil {
 		return nil, 0, api.FromConnect(err)
 	}
 	return answer.Msg.GetRuns(), answer.Msg.GetEndBytes(), nil
 }
 
+// decoder is of one call at a time; a frame tells more than was asked for at its
+// own cost.
+var decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxFetchBytes), zstd.WithDecodeAllCapLimit(true))
+})
+
+// fetchBase reads blocks of the base, see lazy.Options.
+func (d *fuseDaemon) fetchBase(ctx context.Context, runs []boottrace.Run, p []byte) error {
+	request := &slackerv1.ReadBaseRequest{AttachmentId: d.state.AttachmentID, BaseId: d.state.Base.ID}
+	for _, r := range runs {
+		request.Runs = append(request.Runs, r.First*block.Size, r.Count*block.Size)
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	answer, err := d.server.ReadBase(ctx, connect.NewRequest(request))
+	if err != nil {
+		return api.FromConnect(err)
+	}
+	unpack, err := decoder()
+	if err != nil {
+		return block.Errorf(block.Internal, "read base: %w", err)
+	}
+	got, err := unpack.DecodeAll(answer.Msg.GetZstd(), p[:0])
+	if err != nil || len(got) != len(p) {
+		return block.Errorf(block.Unavailable, "read base: got %d bytes, want %d: %w", len(got), len(p), err)
+	}
+	return nil
+}
+
+// tellTrace tells the server what the start has read, if that is news.
+func (d *fuseDaemon) tellTrace() {
+	if d.volume == nil || d.told || !d.state.Prefetch {
+		return
+	}
+	d.told = true
+	news := d.volume.News()
+	if len(news) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
+	defer cancel()
+	_, err := d.server.PutTrace(ctx, connect.NewRequest(&slackerv1.PutTraceRequest{AttachmentId: d.state.AttachmentID, BaseId: d.state.Base.ID, Trace: boottrace.Encode(news)}))
+	if err != nil {
+		d.log.Info("the server does not keep what this start has read", zap.Error(api.FromConnect(err)))
+	}
+}
+
 // close ends the session and the cache.
 func (d *fuseDaemon) close() error {
+	d.tellTrace()
 	err := d.session.Close()
 	if d.volume != nil {
 		err = joinLine(err, d.volume.Close())

@@ -64,6 +64,7 @@ type state struct {
 	Base       *base  `json:"base,omitempty"`
 	CacheDir   string `json:"cache_dir,omitempty"`
 	CacheBytes int64  `json:"cache_bytes,omitempty"`
+	Prefetch   bool   `json:"prefetch,omitempty"`
 
 	MountDir     string    `json:"mount_dir,omitempty"`
 	MadeMountDir bool      `json:"made_mount_dir,omitempty"`

@@ -28,6 +28,7 @@ type flags struct {
 	json, verbose                bool
 	requestTimeout, deadTimeout  time.Duration
 	cacheDir, cacheSize          string
+	prefetch                     bool
 }
 
 func newRoot() *cobra.Command {
@@ -91,7 +92,7 @@ func (f *flags) open(cmd *cobra.Command) (*worker.Worker, error) {
 		}
 		c.CacheBytes = int64(n)
 	}
-	c.CacheDir = f.cacheDir
+	c.CacheDir, c.Prefetch = f.cacheDir, f.prefetch
 	c.RequestTimeout = cmp.Or(f.requestTimeout, c.RequestTimeout)
 	c.DeadTimeout = cmp.Or(f.deadTimeout, c.DeadTimeout)
 	if f.verbose {
