@@ -162,6 +162,20 @@ func TestBasesAreApart(t *testing.T) {
 	}
 }
 
+// TestPlacesAreApart: a block with its sum, moved, is not the block of its new place.
+func TestPlacesAreApart(t *testing.T) {
+	b := openBase(t, open(t, t.TempDir(), 1<<30), "a")
+	b.Fill(contents("a", 0, 10), 0)
+	for f, n := range map[*os.File]int64{b.data: block.Size, b.sums: sumBytes} {
+		p := make([]byte, n)
+		_ = must[int](t)(f.ReadAt(p, 2*n))
+		_ = must[int](t)(f.WriteAt(p, 7*n))
+	}
+	if n := check(t, b, "a", 7, 8); n != 0 {
+		t.Error("a block is there that was not filled")
+	}
+}
+
 // TestDamage: whatever happens to the files, a block is right or not there.
 func TestDamage(t *testing.T) {
 	seed := rand.Uint64()

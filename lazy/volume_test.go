@@ -19,6 +19,7 @@ import (
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/blockcache"
+	"github.com/slackerd/slacker/boottrace"
 	"github.com/slackerd/slacker/nbdclient"
 	"github.com/slackerd/slacker/nbdserver"
 	"github.com/slackerd/slacker/nbdserver/nbdtest"
@@ -135,11 +136,23 @@ type attached struct {
 // attach uses a volume. A nil dirty means that it is known to be clean.
 func (b *bed) attach(name, base string, dirty func(context.Context, uint64) ([]uint64, uint64, error)) *attached {
 	b.t.Helper()
+	return b.attachWith(name, base, Options{Clean: dirty == nil, Dirty: dirty})
+}
+
+// attachAhead is attach with a trace.
+func (b *bed) attachAhead(name, base string, trace []boottrace.Run, f *fetching) *attached {
+	b.t.Helper()
+	return b.attachWith(name, base, Options{Clean: true, Trace: trace, Fetch: f.fetch})
+}
+
+func (b *bed) attachWith(name, base string, o Options) *attached {
+	b.t.Helper()
 	opts := nbdclient.DefaultSessionOptions()
 	session := must[*nbdclient.Session](b.t)(nbdclient.OpenSession(context.Background(), []string{"unix://" + b.socket}, name, opts))
 	cache := must[*blockcache.Cache](b.t)(blockcache.Open(b.dir, 1<<30))
 	kept := must[*blockcache.Base](b.t)(cache.Base("server", base, testBytes))
-	v := must[*Volume](b.t)(New(session, Options{Base: kept, Clean: dirty == nil, Dirty: dirty, Log: zap.NewNop()}))
+	o.Base, o.Log = kept, zap.NewNop()
+	v := must[*Volume](b.t)(New(session, o))
 	a := &attached{t: b.t, session: session, volume: v}
 	a.end = sync.OnceFunc(func() {
 		mustDo(b.t, session.Close())

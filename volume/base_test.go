@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/slackerd/slacker/block"
@@ -102,7 +103,10 @@ func TestBase(t *testing.T) {
 // and a volume whose base has lost its name, or whose base's volume has, has none.
 func TestBaseIsNotAName(t *testing.T) {
 	ctx := context.Background()
-	s := mustOpen(t, testOptions(t, vfs.NewMem()))
+	o := testOptions(t, vfs.NewMem())
+	when := time.Unix(1, 0)
+	o.Now = func() time.Time { return when } // clocks may stand still
+	s := mustOpen(t, o)
 	must[Info](t)(s.Create(ctx, "v", mib))
 	must[SnapshotInfo](t)(s.Snapshot(ctx, "v", "a"))
 	must[Info](t)(s.Clone(ctx, "v", "a", "old"))
@@ -178,4 +182,60 @@ func TestWhatIsNotDirtyIsTheBase(t *testing.T) {
 		mustDo(t, base.Close())
 		mustDo(t, now.Close())
 	}
+}
+
+// TestTraces: a boot trace is kept for the base of an attachment only, outlives a
+// restart, and goes with its snapshot.
+func TestTraces(t *testing.T) {
+	ctx := context.Background()
+	fs := vfs.NewMem()
+	s := mustOpen(t, testOptions(t, fs))
+	must[Info](t)(s.Create(ctx, "v", mib))
+	ids := map[string]string{}
+	for _, name := range []string{"a", "b", "c"} {
+		must[SnapshotInfo](t)(s.Snapshot(ctx, "v", name))
+		must[Info](t)(s.Clone(ctx, "v", name, name))
+		a := attach(t, s, name, false)
+		ids[name] = a.Base.ID
+		if s.Trace(a.Base.ID) != nil {
+			t.Errorf("%s has a trace", name)
+		}
+		mustDo(t, s.PutTrace(ctx, a.ID, a.Base.ID, []byte("old")))
+		mustDo(t, s.PutTrace(ctx, a.ID, a.Base.ID, []byte(name)))
+		wantKind(t, s.PutTrace(ctx, a.ID, "other", []byte(name)), block.NotFound)
+		wantKind(t, s.PutTrace(ctx, "none", a.Base.ID, []byte(name)), block.NotFound)
+		wantKind(t, s.PutTrace(ctx, a.ID, a.Base.ID, make([]byte, maxTraceBytes+1)), block.Invalid)
+		mustDo(t, s.Detach(ctx, a.ID))
+	}
+	mustDo(t, s.Close())
+	s = mustOpen(t, testOptions(t, fs))
+	mustDo(t, s.DeleteSnapshot(ctx, "v", "a"))
+	if s.Trace(ids["a"]) != nil || string(s.Trace(ids["b"])) != "b" {
+		t.Errorf("traces are %q and %q", s.Trace(ids["a"]), s.Trace(ids["b"]))
+	}
+	must[[]string](t)(s.Delete(ctx, "v", true))
+	if names := must[[]string](t)(fs.List(fs.PathJoin("store", tracesName))); len(names) != 0 {
+		t.Errorf("left are %v", names)
+	}
+}
+
+// TestReadBase reads the snapshot, not what a clone has made of it.
+func TestReadBase(t *testing.T) {
+	ctx := context.Background()
+	s := mustOpen(t, testOptions(t, vfs.NewMem()))
+	must[Info](t)(s.Create(ctx, "v", mib))
+	want := pattern(1, mib)
+	mustDo(t, openDevice(t, s, "v").WriteAt(ctx, want, 0, false))
+	must[SnapshotInfo](t)(s.Snapshot(ctx, "v", "a"))
+	must[Info](t)(s.Clone(ctx, "v", "a", "c"))
+	a := attach(t, s, "c", false)
+	mustDo(t, openDevice(t, s, a.ExportName).WriteAt(ctx, pattern(2, mib/2), 0, false))
+	p := make([]byte, 3*block.Size)
+	mustDo(t, s.ReadBase(ctx, a.ID, a.Base.ID, []uint64{5 * block.Size, block.Size, 0, 2 * block.Size}, p))
+	same(t, "the base", p, append(bytes.Clone(want[5*block.Size:6*block.Size]), want[:2*block.Size]...))
+	for _, runs := range [][]uint64{{1, block.Size}, {0, 1}, {0, 0}, {mib, block.Size}, {mib - block.Size, 2 * block.Size}, {^uint64(0) &^ 4095, block.Size}, {0, 4 * block.Size}} {
+		wantKind(t, s.ReadBase(ctx, a.ID, a.Base.ID, runs, p), block.Invalid)
+	}
+	wantKind(t, s.ReadBase(ctx, a.ID, "other", []uint64{0, block.Size}, p), block.NotFound)
+	wantKind(t, s.ReadBase(ctx, "none", a.Base.ID, []uint64{0, block.Size}, p), block.NotFound)
 }

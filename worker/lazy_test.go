@@ -126,6 +126,7 @@ func TestCacheOfKilledAgents(t *testing.T) {
 	w := testWorker(t, c)
 	a, err := w.Attach(t.Context(), "v", fuseOptions(""))
 	must(t, err)
+	readDevice(t, a.Device, f.snapshot) // and keeps it: what is written next is stale there
 	ag := agent{w.store, "v"}
 	ctx, stop := context.WithCancel(t.Context())
 	var users sync.WaitGroup
@@ -148,7 +149,7 @@ func TestCacheOfKilledAgents(t *testing.T) {
 	readDevice(t, other.Device, f.snapshot)
 	must(t, awaitFor(t.Context(), time.Minute, func() (bool, error) {
 		rows, err := w.List(t.Context())
-		return err == nil && rows[0].Cache != nil && rows[0].Cache.HitBytes > 0 && rows[0].Cache.MissBytes > 0, err
+		return err == nil && rows[0].Cache != nil && rows[0].Cache.HitBytes > 0, err
 	}))
 	written := f.content(t, "v", nil)
 	if bytes.Equal(written, f.snapshot) {

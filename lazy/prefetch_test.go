@@ -1,0 +1,238 @@
+package lazy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/boottrace"
+	"github.com/slackerd/slacker/nbdclient"
+)
+
+// fetching is a Fetch that is under the control of a test.
+type fetching struct {
+	content []byte
+	fetched atomic.Int64  // bytes
+	gate    chan struct{} // nil, or fetches wait until it is closed
+	began   chan struct{} // closed when the first has begun
+	once    sync.Once
+	err     error
+}
+
+func newFetching(base string) *fetching {
+	return &fetching{content: baseContent(base), began: make(chan struct{})}
+}
+
+func (f *fetching) fetch(ctx context.Context, runs []boottrace.Run, p []byte) error {
+	f.once.Do(func() { close(f.began) })
+	if f.gate != nil {
+		select {
+		case <-f.gate:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if f.err != nil {
+		return f.err
+	}
+	f.fetched.Add(int64(len(p)))
+	for _, r := range runs {
+		p = p[copy(p, f.content[r.First*block.Size:(r.First+r.Count)*block.Size]):]
+	}
+	if len(p) != 0 {
+		return fmt.Errorf("%d bytes too many were asked for", len(p))
+	}
+	return nil
+}
+
+// begin lets the volume know that the server is far.
+func (a *attached) begin() { a.volume.distance.sample(time.Second) }
+
+var testTrace = []boottrace.Run{{First: 100, Count: 30}, {First: 3, Count: 5}, {First: 200, Count: 1}, {First: 110, Count: 40}}
+
+// TestPrefetch: the blocks of the trace are there when they are read, once each,
+// but for those that were written.
+func TestPrefetch(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	f := newFetching("s")
+	a := b.attachAhead("v", "s", testTrace, f)
+	now := baseContent("s")
+	p := bytes.Repeat([]byte{9}, 3*block.Size)
+	copy(now[4*block.Size:], p)
+	a.write(p, 4*block.Size)
+	a.begin()
+	a.volume.running.Wait()
+	if want := int64((50 + 2 + 1) * block.Size); f.fetched.Load() != want {
+		t.Errorf("%d bytes were fetched, want %d", f.fetched.Load(), want)
+	}
+	b.reads.Store(0)
+	a.want("what was fetched", 100*block.Size, now[100*block.Size:150*block.Size])
+	a.want("what was fetched", 200*block.Size, now[200*block.Size:201*block.Size])
+	if n := b.reads.Load(); n != 0 {
+		t.Errorf("the server was asked for %d bytes of what was fetched", n)
+	}
+	a.want("everything", 0, now)
+	if s := a.settle(); s.PrefetchedBytes != 53*block.Size {
+		t.Errorf("%+v", s)
+	}
+
+	// What is in the cache is not fetched.
+	b.clone("w", "s")
+	f = newFetching("s")
+	a = b.attachAhead("w", "s", testTrace, f)
+	a.begin()
+	a.volume.running.Wait()
+	if n := f.fetched.Load(); n > 3*block.Size {
+		t.Errorf("%d bytes of the cache were fetched again", n)
+	}
+}
+
+// TestReadWaitsForWhatFlies, and no other read does; a write meanwhile is seen, and
+// does not get into the cache (Z6).
+func TestReadWaitsForWhatFlies(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	f := newFetching("s")
+	f.gate = make(chan struct{})
+	a := b.attachAhead("v", "s", testTrace, f)
+	content := baseContent("s")
+	a.begin()
+	<-f.began
+	await(t, a.start(nbdclient.OpRead, make([]byte, block.Size), 60*block.Size)) // others go ahead
+	b.reads.Store(0)
+	p := make([]byte, 4*block.Size)
+	waiting := a.start(nbdclient.OpRead, p, 104*block.Size)
+	// The block that is written flies, but a read of it does not wait.
+	a.write(bytes.Repeat([]byte{7}, block.Size), 101*block.Size)
+	a.want("what was written", 101*block.Size, bytes.Repeat([]byte{7}, block.Size))
+	select {
+	case err := <-waiting:
+		t.Fatalf("a read of what flies was answered: %v", err)
+	default:
+	}
+	close(f.gate)
+	await(t, waiting)
+	if !bytes.Equal(p, content[104*block.Size:108*block.Size]) {
+		t.Error("the read that waited is wrong")
+	}
+	if n := b.reads.Load(); n != block.Size {
+		t.Errorf("the server was asked for %d bytes, want the block that was written", n)
+	}
+	a.volume.running.Wait()
+	a.want("what was written", 101*block.Size, bytes.Repeat([]byte{7}, block.Size))
+	a.settle()
+	b.clone("w", "s")
+	b.attach("w", "s", nil).want("another clone", 0, content)
+}
+
+// TestFetchFails: a read that waits for a fetch that fails, or is given up, is
+// answered by the server, or ends with the volume.
+func TestFetchFails(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	f := newFetching("s")
+	f.gate, f.err = make(chan struct{}), errors.New("away")
+	a := b.attachAhead("v", "s", testTrace, f)
+	a.begin()
+	<-f.began
+	p := make([]byte, 4*block.Size)
+	waiting := a.start(nbdclient.OpRead, p, 104*block.Size)
+	close(f.gate)
+	await(t, waiting)
+	if !bytes.Equal(p, baseContent("s")[104*block.Size:108*block.Size]) {
+		t.Error("the read is wrong")
+	}
+	a.settle()
+
+	f = newFetching("s")
+	f.gate = make(chan struct{})
+	a = b.attachAhead("v", "s", testTrace, f)
+	a.begin()
+	<-f.began
+	waiting = a.start(nbdclient.OpRead, p, 105*block.Size)
+	a.end()
+	select {
+	case <-waiting: // whatever it says
+	case <-time.After(patience):
+		t.Error("a read is not answered when its volume ends")
+	}
+}
+
+// TestNothingAheadWhenNear: a server that answers at once is not asked ahead.
+func TestNothingAheadWhenNear(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	f := newFetching("s")
+	a := b.attachAhead("v", "s", testTrace, f)
+	for range samples {
+		a.volume.distance.sample(20 * time.Microsecond)
+	}
+	a.volume.running.Wait()
+	if n := f.fetched.Load(); n != 0 {
+		t.Errorf("%d bytes were fetched", n)
+	}
+}
+
+// TestRecord: the first reading of each clean block, in order; and what is news.
+func TestRecord(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	a := b.attach("v", "s", nil)
+	a.write(make([]byte, block.Size), 50*block.Size)
+	for _, r := range []struct{ first, n int }{{100, 4}, {104, 4}, {20, 2}, {98, 12}, {50, 1}, {21, 1}} {
+		a.read(uint64(r.first)*block.Size, r.n*block.Size)
+	}
+	want := []boottrace.Run{{First: 100, Count: 8}, {First: 20, Count: 2}, {First: 98, Count: 2}, {First: 108, Count: 2}}
+	if got := a.volume.News(); !slices.Equal(got, want) {
+		t.Errorf("recorded %v, want %v", got, want)
+	}
+	r := a.volume.recorder
+	for what, tc := range map[string]struct {
+		old  []boottrace.Run
+		news bool
+	}{
+		"nothing was known":       {nil, true},
+		"it was known":            {want, false},
+		"more was known":          {[]boottrace.Run{{First: 0, Count: 256}}, false},
+		"other things were known": {[]boottrace.Run{{First: 150, Count: 50}}, true},
+		"all but a tenth":         {want[:3], true},
+	} {
+		if got := r.news(tc.old) != nil; got != tc.news {
+			t.Errorf("%s: news %v", what, got)
+		}
+	}
+}
+
+// TestRecordEnds at its limits.
+func TestRecordEnds(t *testing.T) {
+	r := newRecorder(1 << 40)
+	for i := range uint64(2 * maxRecordRuns) {
+		r.note(3*i, 3*i+1)
+	}
+	if !r.over.Load() || len(r.runs) > maxRecordRuns {
+		t.Errorf("%d runs, over %v", len(r.runs), r.over.Load())
+	}
+	r = newRecorder(1 << 40)
+	for i := range uint64(100) {
+		r.note(i*1000, i*1000+1000)
+	}
+	if !r.over.Load() || r.blocks > boottrace.MaxBlocks {
+		t.Errorf("%d blocks, over %v", r.blocks, r.over.Load())
+	}
+	r = newRecorder(1 << 40)
+	for i := range uint64(recordSeconds + 1) {
+		r.last = 0 // another second
+		r.note(2*i, 2*i+1)
+	}
+	if !r.over.Load() || r.blocks != recordSeconds {
+		t.Errorf("%d blocks after %d seconds with reads", r.blocks, r.seconds)
+	}
+}
