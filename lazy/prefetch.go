@@ -79,14 +79,12 @@ func (f *prefetch) next() (batch []boottrace.Run) {
 		count := min(q.Count, batchBlocks-n)
 		for _, r := range f.wanted(boottrace.Run{First: q.First, Count: count}) {
 			batch, n = append(batch, r), n+r.Count
+			for i := r.First; i < r.First+r.Count; i++ {
+				f.flying[i] = nil
+			}
 		}
 		if q.First, q.Count = q.First+count, q.Count-count; q.Count == 0 {
 			f.queue = f.queue[1:]
-		}
-	}
-	for _, r := range batch {
-		for i := r.First; i < r.First+r.Count; i++ {
-			f.flying[i] = nil
 		}
 	}
 	return batch
