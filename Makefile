@@ -97,6 +97,10 @@ bench-sweep: ## time snapshot, clone and delete over sizes, extents, depths and 
 bench-upgrades: build ## measure how long clients wait while slackerd is upgraded, by step
 	$(GO) run ./bench/upgrades -slackerd bin/slackerd
 
+.PHONY: bench-slowlink
+bench-slowlink: build ## measure starts over slow links with the worker's cache off, cold, with a boot trace, and warm (root)
+	$(GO) run ./bench/slowlink -bin bin
+
 .PHONY: bench-collect
 bench-collect: ## measure what the collector costs clients that read and overwrite at full speed
 	$(GO) test ./bench -run '^$$' -bench BenchmarkCollect -benchtime 1x -v
