@@ -62,15 +62,21 @@ func (v *Volume) read(b *nbdclient.Batch, r *nbdclient.Request) bool {
 	}
 	v.recorder.note(first, stop)
 	from, to, ok := v.base.Read(r.Data, r.OffBytes, true)
-	if ok && from < to && v.prefetch != nil && v.prefetch.await(r, first+uint64(from), first+uint64(to)) {
-		return true
-	}
-	if !ok {
+	switch {
+	case !ok:
 		v.later(r)
-		return true
+	case v.awaits(r, from, to):
+	default:
+		v.complete(b, r, from*block.Size, to*block.Size)
 	}
-	v.complete(b, r, from*block.Size, to*block.Size)
 	return true
+}
+
+// awaits lets a read wait if blocks from to to of it, which are missing, are being
+// fetched.
+func (v *Volume) awaits(r *nbdclient.Request, from, to int) bool {
+	first := r.OffBytes / block.Size
+	return from < to && v.prefetch != nil && v.prefetch.await(r, first+uint64(from), first+uint64(to))
 }
 
 // later goes on with a read elsewhere, where it may wait for the disk.
@@ -88,6 +94,9 @@ func (v *Volume) readSlowly(r *nbdclient.Request) {
 	from, to, ok := v.base.Read(r.Data, r.OffBytes, false)
 	if !ok {
 		from, to = 0, len(r.Data)/block.Size
+	}
+	if v.awaits(r, from, to) {
+		return
 	}
 	b := v.session.NewBatch()
 	v.complete(b, r, from*block.Size, to*block.Size)
