@@ -321,7 +321,7 @@ func (m *memStore) ReadBase(_ context.Context, _, _ string, _ []uint64, p []byte
 	}
 	return nil
 }
-func (m *memStore) Trace(string) []byte { return nil }
+func (m *memStore) Trace(string) []byte                                    { return nil }
 func (m *memStore) PutTrace(context.Context, string, string, []byte) error { return nil }
 
 func (m *memStore) Dirty(context.Context, string, string, uint64) ([]volume.Changed, error) {
