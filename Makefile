@@ -123,6 +123,7 @@ HELLOBENCH_CACHE ?= .cache/hellobench
 RUN ?= full
 BUDGET ?= 40m
 HELLOBENCH_FLAGS ?=
+HELLOBENCH_REPORT ?= -readme README.md
 HELLOBENCH := bin/hellobench
 
 .PHONY: hellobench-build
@@ -145,9 +146,9 @@ hellobench: hellobench-prepare hellobench-record ## compare container starts on 
 
 .PHONY: hellobench-record
 hellobench-record: hellobench-build ## measure what is prepared, for BUDGET (40m) at most, and write the report (root)
-	$(HELLOBENCH) record -cache $(HELLOBENCH_CACHE) -name $(RUN) -budget $(BUDGET) $(HELLOBENCH_FLAGS)
-	$(HELLOBENCH) space -cache $(HELLOBENCH_CACHE) -name $(RUN)
-	$(HELLOBENCH) report -cache $(HELLOBENCH_CACHE) -name $(RUN) -readme README.md
+	$(HELLOBENCH) record -cache $(HELLOBENCH_CACHE) -name $(RUN) -budget $(BUDGET) $(HELLOBENCH_FLAGS); status=$$?; \
+		$(HELLOBENCH) space -cache $(HELLOBENCH_CACHE) -name $(RUN) && \
+		$(HELLOBENCH) report -cache $(HELLOBENCH_CACHE) -name $(RUN) $(HELLOBENCH_REPORT) && exit $$status
 
 .PHONY: hellobench-quick
 hellobench-quick: ## the same on four images, from nothing, without a recorded report (root, less than five minutes)

@@ -161,6 +161,7 @@ func (r *recording) missing(s step) []measure.Record {
 // run makes what is missing, within the budget.
 func (r *recording) run(ctx context.Context, budget time.Duration) error {
 	started := time.Now()
+	var errs []error
 	r.expect(budget)
 	for n, s := range r.steps {
 		todo := r.missing(s)
@@ -172,11 +173,16 @@ func (r *recording) run(ctx context.Context, budget time.Duration) error {
 			s.plan.until = now.Add(share(r.steps[n:], started.Add(budget).Sub(now)))
 		}
 		_, _ = fmt.Fprintf(r.progress, "hellobench: step %s: %d measurements\n", s.name, len(todo))
-		if err := s.plan.run(ctx, r.log); err != nil && !errors.Is(err, measure.ErrTime) {
+		err := s.plan.run(ctx, r.log)
+		if ctx.Err() != nil {
 			return fmt.Errorf("step %s: %w", s.name, err)
 		}
+		if err != nil && !errors.Is(err, measure.ErrTime) {
+			errs = append(errs, fmt.Errorf("step %s: %w", s.name, err)) // the others do not need it
+			_, _ = fmt.Fprintf(r.progress, "hellobench: %v\n", errs[len(errs)-1])
+		}
 	}
-	return r.say(time.Since(started))
+	return errors.Join(append(errs, r.say(time.Since(started)))...)
 }
 
 // share is the part of the time that is left which the first of the steps gets.

@@ -192,3 +192,27 @@ func TestExpectation(t *testing.T) {
 		t.Errorf("it says %q, want %q", &said, want)
 	}
 }
+
+// TestStepsGoOn wants the steps after one that fails to be made, and the failures to
+// be told at the end.
+func TestStepsGoOn(t *testing.T) {
+	log, err := measure.OpenLog(filepath.Join(t.TempDir(), "records.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	var said bytes.Buffer
+	r := recording{log: log, built: []string{"redis"}, progress: &said}
+	for _, name := range []string{"first", "second"} {
+		p := plan{names: []string{"redis"}, what: list{"cycle"}, rounds: 1, progress: &said}
+		p.links, p.drivers = list{"nonesuch"}, list{"copy"}
+		r.steps = append(r.steps, step{name, 1, p})
+	}
+	err = r.run(t.Context(), time.Hour)
+	if err == nil || !strings.Contains(err.Error(), "step first") || !strings.Contains(err.Error(), "step second") {
+		t.Errorf("got %v, want both steps to have failed", err)
+	}
+	if !strings.Contains(said.String(), "2 measurements are left") {
+		t.Errorf("it says %q", &said)
+	}
+}

@@ -40,6 +40,10 @@ func (s *Session) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(s.Progress, "hellobench: [%d/%d] %s%s\n", s.done, s.total, fmt.Sprintf(format, args...), left)
 }
 
+// atMost is how long a measurement may take: then it has failed, and the next one is
+// made.
+const atMost = 6 * time.Minute
+
 // ErrTime tells that measurements are left for want of time.
 var ErrTime = errors.New("the time is over")
 
@@ -61,8 +65,10 @@ func (s *Session) Measure(ctx context.Context, m Matrix) error {
 			if err := drive.Keep(ctx, d, i); err != nil {
 				return err
 			}
+			bounded, cancel := context.WithTimeout(ctx, atMost)
+			defer cancel()
 			started := time.Now()
-			err := measured(ctx, d, i, r)
+			err := measured(bounded, d, i, r)
 			r.Wall = time.Since(started).Seconds()
 			return err
 		}); err != nil {
