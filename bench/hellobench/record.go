@@ -158,16 +158,23 @@ func (r *recording) missing(s step) []measure.Record {
 	return slices.DeleteFunc(r.log.Missing(all), func(m measure.Record) bool { return !slices.Contains(r.built, m.Image) })
 }
 
+// there are those of the names that were built: a set that is not whole is measured
+// as far as it goes.
+func (r *recording) there(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(r.built, n) })
+}
+
 // run makes what is missing, within the budget.
 func (r *recording) run(ctx context.Context, budget time.Duration) error {
 	started := time.Now()
 	var errs []error
 	r.expect(budget)
 	for n, s := range r.steps {
-		todo := r.missing(s)
-		if len(todo) == 0 {
+		todo, there := r.missing(s), r.there(s.plan.names)
+		if len(todo) == 0 || len(there) == 0 && len(s.plan.names) > 0 {
 			continue
 		}
+		s.plan.names = there
 		if budget > 0 {
 			now := time.Now()
 			s.plan.until = now.Add(share(r.steps[n:], started.Add(budget).Sub(now)))

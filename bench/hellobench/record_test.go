@@ -93,6 +93,9 @@ func TestMissing(t *testing.T) {
 	if err := r.say(time.Minute); err != nil || !strings.Contains(said.String(), "(cycles 5, scale 25)") {
 		t.Errorf("it says %q, %v", &said, err)
 	}
+	if got := r.there([]string{"gcc", "redis"}); len(got) != 1 || got[0] != "redis" {
+		t.Errorf("of gcc and redis %v are there, want redis, which is built", got)
+	}
 	r.steps = nil
 	said.Reset()
 	if err := r.say(time.Minute); err != nil || !strings.Contains(said.String(), "whole") {
