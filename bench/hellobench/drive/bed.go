@@ -206,7 +206,7 @@ func (b *Bed) Slackerd(ctx context.Context) (*slackerd, error) {
 	s := &slackerd{url: "http://" + admin, nbd: nbd}
 	p, err := stack.StartProcess(ctx, stack.Command{
 		Name: "slackerd", Netns: b.Link.Server, Log: filepath.Join(b.dir, "slackerd.log"),
-		Args: []string{filepath.Join(b.Bin, "slackerd"), "serve", "--allow-insecure-listen", "--data-dir", filepath.Join(b.Cache, "slackerd"),
+		Args: []string{filepath.Join(b.Bin, "slackerd"), "serve", "--allow-insecure-listen", "--data-dir", b.dataDir(),
 			"--nbd-listen", "tcp://" + nbd, "--api-listen", "tcp://" + admin},
 		Ready: func(ctx context.Context) error {
 			c, err := b.Link.Server.DialContext(ctx, "tcp", admin)
@@ -223,6 +223,16 @@ func (b *Bed) Slackerd(ctx context.Context) (*slackerd, error) {
 	b.server = s
 	return s, nil
 }
+
+func (b *Bed) dataDir() string { return filepath.Join(b.Cache, "slackerd") }
+
+// Boot traces are files in slackerd's directory, which it reads when something is
+// attached; they are hints, and may go at any time.
+func (b *Bed) traces() string { return filepath.Join(b.dataDir(), "traces") }
+
+func (b *Bed) unlearn() error { return os.RemoveAll(b.traces()) }
+
+func (b *Bed) learned() bool { return len(glob(filepath.Join(b.traces(), "*.trace"))) > 0 }
 
 // ctl runs slackerctl at the server's end and reads its JSON answer.
 func (b *Bed) ctl(ctx context.Context, answer any, args ...string) error {

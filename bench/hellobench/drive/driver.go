@@ -73,6 +73,23 @@ type Keeper interface {
 	Keep(context.Context, Image) error
 }
 
+// Learner is a driver whose server learns from starts what later ones will read, also
+// of workers that never saw the image.
+type Learner interface {
+	// Unlearn makes it forget that, of all images.
+	Unlearn() error
+	// Learned tells whether it has learned since.
+	Learned() bool
+}
+
+// Unlearn does so for a driver if it is a learner.
+func Unlearn(d Driver) error {
+	if l, learns := d.(Learner); learns {
+		return l.Unlearn()
+	}
+	return nil
+}
+
 // Keep does so for a driver if it is one that wants it.
 func Keep(ctx context.Context, d Driver, i Image) error {
 	k, wants := d.(Keeper)

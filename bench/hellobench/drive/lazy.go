@@ -100,3 +100,9 @@ func NewSnapshotter(b *Bed) Driver {
 	}
 	return d
 }
+
+// Unlearn and Learned make it a Learner.
+func (d *snapshotterDriver) Unlearn() error { return d.bed.unlearn() }
+
+// Learned tells whether a start has told the server what it has read.
+func (d *snapshotterDriver) Learned() bool { return d.bed.learned() }

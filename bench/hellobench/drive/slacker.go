@@ -120,3 +120,9 @@ func (d *slackerDriver) Forget(context.Context, Image) error {
 	d.Stop()
 	return os.RemoveAll(d.bed.stateDir())
 }
+
+// Unlearn and Learned make it a Learner.
+func (d *slackerDriver) Unlearn() error { return d.bed.unlearn() }
+
+// Learned tells whether a start has told the server what it has read.
+func (d *slackerDriver) Learned() bool { return d.bed.learned() }

@@ -62,7 +62,7 @@ func (s *Session) Measure(ctx context.Context, m Matrix) error {
 			Cycle: s.cycle, Scale: s.scale, LongRun: s.longRun, MultiMake: s.multiMake,
 		}[r.Kind]
 		if err := s.once(ctx, r, func(r *Record) error {
-			if err := drive.Keep(ctx, d, i); err != nil {
+			if err := errors.Join(drive.Keep(ctx, d, i), drive.Unlearn(d)); err != nil {
 				return err
 			}
 			bounded, cancel := context.WithTimeout(ctx, atMost)
@@ -146,20 +146,45 @@ func (s *Session) counted(f func() error) (seconds float64, toWorker, toServer i
 	return took.Seconds(), c.ToWorker, c.ToServer, err
 }
 
-// cycle pulls, runs, runs again, pushes and forgets.
-func (s *Session) cycle(ctx context.Context, d drive.Driver, i drive.Image, r *Record) (err error) {
-	defer func() {
-		err = errors.Join(err, d.Forget(context.WithoutCancel(ctx), i))
-	}()
+// cycle pulls, runs, runs again, pushes and forgets; and pulls and runs on another
+// worker, if the server has learned from that.
+func (s *Session) cycle(ctx context.Context, d drive.Driver, i drive.Image, r *Record) error {
+	err := s.deploy(ctx, d, i, r)
+	err = errors.Join(err, d.Forget(context.WithoutCancel(ctx), i))
+	l, learns := d.(drive.Learner)
+	if err != nil || !learns || !l.Learned() {
+		return err
+	}
+	if err := s.learned(ctx, d, i, r); err != nil {
+		err = fmt.Errorf("with what was learned: %w", err)
+		return errors.Join(err, d.Forget(context.WithoutCancel(ctx), i))
+	}
+	return d.Forget(context.WithoutCancel(ctx), i)
+}
+
+// learned measures the deployment on a worker that has nothing.
+func (s *Session) learned(ctx context.Context, d drive.Driver, i drive.Image, r *Record) (err error) {
+	r.Learned = new(Learned)
+	var pulled, ran int64
+	r.Learned.Pull, pulled, _, err = s.counted(func() error { return d.Pull(ctx, i) })
+	if err != nil {
+		return fmt.Errorf("pull: %w", err)
+	}
+	r.Learned.Phases, err = s.run(ctx, d, i, "learned", &r.Learned.Run, &ran)
+	r.Learned.Bytes = pulled + ran
+	return err
+}
+
+// deploy pulls, runs, runs again and pushes.
+func (s *Session) deploy(ctx context.Context, d drive.Driver, i drive.Image, r *Record) (err error) {
 	r.Pull, r.PullBytes, _, err = s.counted(func() error { return d.Pull(ctx, i) })
 	if err != nil {
 		return fmt.Errorf("pull: %w", err)
 	}
-	first, err := s.run(ctx, d, i, "first", &r.Run, &r.RunBytes)
+	r.Phases, err = s.run(ctx, d, i, "first", &r.Run, &r.RunBytes)
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	r.Phases = first
 	if _, err := s.run(ctx, d, i, "again", &r.Again, &r.Rest); err != nil {
 		return fmt.Errorf("run again: %w", err)
 	}

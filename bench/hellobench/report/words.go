@@ -40,7 +40,7 @@ func (d *Data) Words() []string {
 func (d *Data) sentence(ours, link string) string {
 	var parts []string
 	for _, b := range d.Behind {
-		if b.Ours != ours || b.Link != link || b.Median <= noise {
+		if b.Ours != ours || b.Link != link || b.Median <= noise || b.Than == "copy" { // a copy has all before it runs: the tables tell
 			continue
 		}
 		v, known := verbs[b.What]
