@@ -126,8 +126,15 @@ func (r Record) String() string {
 	case r.Kind == LongRun:
 		return fmt.Sprintf("%s: %v", what, r.Figures)
 	}
-	return fmt.Sprintf("%s: pull %.2f s, %s; run %.2f s, %s; again %.2f s; push %.2f s", what, r.Pull, humanize.IBytes(uint64(r.PullBytes)),
-		r.Run, humanize.IBytes(uint64(r.RunBytes)), r.Again, r.Push)
+	line := fmt.Sprintf("%s: pull %.2f s, %s; run %.2f s, %s; again %.2f s", what, r.Pull, humanize.IBytes(uint64(r.PullBytes)),
+		r.Run, humanize.IBytes(uint64(r.RunBytes)), r.Again)
+	if r.Push > 0 {
+		line += fmt.Sprintf("; push %.2f s", r.Push)
+	}
+	if l := r.Learned; l != nil {
+		line += fmt.Sprintf("; learned: pull %.2f s, run %.2f s, %s", l.Pull, l.Run, humanize.IBytes(uint64(l.Bytes)))
+	}
+	return line
 }
 
 // counted times f and counts what comes to the worker meanwhile.
