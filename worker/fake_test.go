@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"go.uber.org/goleak"
@@ -78,6 +79,8 @@ type fakeServer struct {
 	away    func() // ends the server
 	// snapshot is what all volumes started as, if they are of one.
 	snapshot []byte
+	trace    []byte        // of it, under mu
+	delay    time.Duration // of each read, as over a long link
 }
 
 // hookedDevice calls the hooks of the server for one connection.
@@ -87,8 +90,17 @@ type hookedDevice struct {
 	slot string
 }
 
+func (d hookedDevice) ReadNow([]byte, uint64) (bool, error) { return false, nil }
+
+func (d hookedDevice) ReadAt(ctx context.Context, p []byte, offBytes uint64) error {
+	time.Sleep(d.f.delay) // a link, not an order of events
+	return d.Device.ReadAt(ctx, p, offBytes)
+}
+
 func (d hookedDevice) WriteAt(ctx context.Context, p []byte, offBytes uint64, fua bool) error {
-	d.f.writing(ctx, d.slot, p)
+	if d.f.writing != nil {
+		d.f.writing(ctx, d.slot, p)
+	}
 	return d.Device.WriteAt(ctx, p, offBytes, fua)
 }
 
@@ -149,7 +161,7 @@ func (f *fakeServer) Open(ctx context.Context, name string, conn nbdserver.Conn,
 		return nil, block.Errorf(block.NotFound, "no attachment %q", name)
 	}
 	dev, err := f.backend.Open(ctx, strings.Split(a.GetTarget(), "@")[0], conn, disconnect)
-	if err == nil && f.writing != nil {
+	if err == nil && (f.writing != nil || f.delay > 0) {
 		dev = hookedDevice{dev, f, parts[1]}
 	}
 	if err != nil || !a.GetReadOnly() {
@@ -208,7 +220,7 @@ func (f *fakeServer) Attach(_ context.Context, r *connect.Request[slackerv1.Atta
 		if err := f.read(volume, p); err != nil {
 			return nil, api.ToConnect(err)
 		}
-		f.attachments[id].Base = &slackerv1.Base{Id: "s", SizeBytes: size, Clean: bytes.Equal(p, f.snapshot)}
+		f.attachments[id].Base = &slackerv1.Base{Id: "s", SizeBytes: size, Clean: bytes.Equal(p, f.snapshot), Trace: f.trace}
 	}
 	return connect.NewResponse(f.attachments[id]), nil
 }

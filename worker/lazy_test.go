@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/boottrace"
 	"github.com/slackerd/slacker/nbdserver"
 )
 
@@ -162,4 +164,86 @@ func TestCacheOfKilledAgents(t *testing.T) {
 		_, err = w.Detach(t.Context(), target, false)
 		must(t, err)
 	}
+}
+
+// PutTrace keeps the trace of the snapshot.
+func (f *fakeServer) PutTrace(_ context.Context, r *connect.Request[slackerv1.PutTraceRequest]) (*connect.Response[slackerv1.PutTraceResponse], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.trace = r.Msg.GetTrace()
+	return connect.NewResponse(&slackerv1.PutTraceResponse{}), nil
+}
+
+// ReadBase reads the snapshot.
+func (f *fakeServer) ReadBase(_ context.Context, r *connect.Request[slackerv1.ReadBaseRequest]) (*connect.Response[slackerv1.ReadBaseResponse], error) {
+	e, err := zstd.NewWriter(nil)
+	if err != nil {
+		return nil, api.ToConnect(err)
+	}
+	defer func() { _ = e.Close() }()
+	var p []byte
+	for i, runs := 0, r.Msg.GetRuns(); i < len(runs); i += 2 {
+		p = append(p, f.snapshot[runs[i]:runs[i]+runs[i+1]]...)
+	}
+	return connect.NewResponse(&slackerv1.ReadBaseResponse{Zstd: e.EncodeAll(p, nil)}), nil
+}
+
+// readDirect reads the beginning of a device past all caches.
+func readDirect(t *testing.T, device string, want []byte) {
+	t.Helper()
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_DIRECT, 0)
+	must(t, err)
+	defer func() { _ = f.Close() }()
+	buf, err := unix.Mmap(-1, 0, len(want), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	must(t, err)
+	defer func() { _ = unix.Munmap(buf) }()
+	_, err = f.ReadAt(buf, 0)
+	must(t, err)
+	if !bytes.Equal(buf, want) {
+		t.Errorf("the first %d bytes of %s are wrong", len(want), device)
+	}
+}
+
+// TestTraceOfAStart: what one start has read, the next fetches ahead, on a worker
+// that has never seen the snapshot.
+func TestTraceOfAStart(t *testing.T) {
+	needFuse(t)
+	const size, start = 16 << 20, 2 << 20
+	f := newFakeServer(t, map[string]uint64{"v": size, "team/v": size})
+	f.snapshot = make([]byte, size)
+	f.delay = 5 * time.Millisecond
+	_, _ = rand.NewChaCha8([32]byte{8}).Read(f.snapshot)
+	for _, name := range []string{"v", "team/v"} {
+		f.content(t, name, f.snapshot)
+	}
+	first, second := testWorker(t, testConfig(t, f)), testWorker(t, testConfig(t, f))
+	a, err := first.Attach(t.Context(), "v", fuseOptions(""))
+	must(t, err)
+	readDirect(t, a.Device, f.snapshot[:start])
+	_, err = first.Detach(t.Context(), "v", false)
+	must(t, err)
+	f.mu.Lock()
+	runs, err := boottrace.Decode(f.trace)
+	f.mu.Unlock()
+	must(t, err)
+	blocks := uint64(0)
+	for _, r := range runs {
+		blocks += r.Count
+	}
+	if blocks < start/block.Size {
+		t.Fatalf("the trace has %d blocks: %v", blocks, runs)
+	}
+	b, err := second.Attach(t.Context(), "team/v", fuseOptions(""))
+	must(t, err)
+	for range 10 { // reads that show that the link is long
+		readDirect(t, b.Device, f.snapshot[:block.Size])
+	}
+	must(t, awaitFor(t.Context(), time.Minute, func() (bool, error) {
+		rows, err := second.List(t.Context())
+		return err == nil && rows[0].Cache != nil && rows[0].Cache.PrefetchedBytes > start/2, err
+	}))
+	readDirect(t, b.Device, f.snapshot[:start])
+	readDevice(t, b.Device, f.snapshot)
+	_, err = second.Detach(t.Context(), "team/v", false)
+	must(t, err)
 }
