@@ -203,7 +203,8 @@ func TestRecord(t *testing.T) {
 		"it was known":            {want, false},
 		"more was known":          {[]boottrace.Run{{First: 0, Count: 256}}, false},
 		"other things were known": {[]boottrace.Run{{First: 150, Count: 50}}, true},
-		"all but a tenth":         {want[:3], true},
+		"a seventh was not":       {want[:3], true},
+		"one of fourteen was not": {append(slices.Clone(want[:3]), boottrace.Run{First: 108, Count: 1}), false},
 	} {
 		if got := r.news(tc.old) != nil; got != tc.news {
 			t.Errorf("%s: news %v", what, got)
