@@ -30,7 +30,7 @@ var formatWrite = flag.String("format.write", "", "write a store of the present 
 
 // formatFiles are the stores, by what they are of: the version of the segments
 // and that of the map.
-var formatFiles = []string{"testdata/segment1-map1.tar.gz", "testdata/segment1-map2.tar.gz"}
+var formatFiles = []string{"testdata/segment1-map1.tar.gz", "testdata/segment1-map2.tar.gz", "testdata/segment1-map3.tar.gz"}
 
 // maxFormatBytes bounds such a file, and maxStoreBytes what it unpacks to.
 const (

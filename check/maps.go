@@ -109,6 +109,9 @@ func (w *walk) maps(ctx context.Context) error {
 	if err := w.strayMaps(known); err != nil {
 		return err
 	}
+	if err := w.flats(ctx); err != nil {
+		return err
+	}
 	if whole {
 		w.liveCounters(c)
 	}
@@ -129,6 +132,18 @@ func (w *walk) strayMaps(known map[cow.MapID]bool) error {
 		}
 	}
 	return nil
+}
+
+// flats compares the copies of pages that reads use with the maps.
+func (w *walk) flats(ctx context.Context) error {
+	_, err := w.audit.CheckFlats(ctx, func(l block.LayerID, pageNo uint32, what string) {
+		w.report(Map, fmt.Sprintf("flat page %d of layer %d", pageNo, l), w.forest.below(l), "%s", what)
+	})
+	if block.Is(err, block.Corrupt) {
+		w.report(Map, "flat pages", nil, "they cannot be read: %v", err)
+		return nil
+	}
+	return block.Wrap(block.IO, err, "check")
 }
 
 func (w *walk) liveCounters(c *cow.Catalog) {

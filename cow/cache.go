@@ -33,6 +33,8 @@ type node struct {
 	// the layer's own, and it must be copied before a change.
 	p      *page
 	shared bool
+	// hops is about how many layers have to be asked to load it, for wantFlat.
+	hops int
 	// newest is the LSN of the newest change made here.
 	newest atomic.Uint64
 	// pins counts those that rely on it to stay loaded. It grows only under mu
@@ -184,6 +186,9 @@ func (n *node) unload() { n.loaded, n.p, n.shared = false, nil, false }
 // isOwn reports whether entry i is the layer's own.
 func (n *node) isOwn(i int) bool { return !n.shared && n.p.isOwn(i) }
 
+// holds reports whether the layer itself has something of the page.
+func (n *node) holds() bool { return !n.shared && n.p.own != [PageBlocks / 64]uint64{} }
+
 // writable makes the page the node's own to change. With fresh it is a copy in
 // any case: pages of sealed layers are shared with descendants.
 func (n *node) writable(fresh bool) {
@@ -193,6 +198,7 @@ func (n *node) writable(fresh bool) {
 	p := *n.p
 	if n.shared {
 		p.own = [PageBlocks / 64]uint64{}
+		n.hops++
 	}
 	n.p, n.shared = &p, false
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 
@@ -34,7 +35,7 @@ func (d *DB) openJournal(fs vfs.FS, dir string, log *zap.Logger) error {
 	if err == nil && len(ns) > 0 {
 		j.n = ns[0]
 		s, rerr := ReadJournal(fs, dir)
-		if rerr == nil && s.File == fs.PathJoin(dir, journalName(ns[0])) && s.StoreID == d.storeID && s.Seq == j.seq && s.Torn == "" && len(v) == 8 && d.format == FormatVersion {
+		if rerr == nil && s.File == fs.PathJoin(dir, journalName(ns[0])) && s.StoreID == d.storeID && s.Seq == j.seq && s.Torn == "" && len(v) == 8 && d.Format() == FormatVersion {
 			j.file, err = fs.OpenReadWrite(s.File, vfs.WriteCategoryUnspecified)
 			j.end, j.base, j.stale = s.end, s.end, err != nil
 		}
@@ -136,7 +137,7 @@ func (d *DB) raiseFormat() error {
 	b := d.pdb.NewBatch()
 	defer func() { _ = b.Close() }()
 	v := append(binary.LittleEndian.AppendUint32(nil, FormatVersion), d.storeID[:]...)
-	if d.format != FormatVersion {
+	if d.Format() != FormatVersion {
 		if err := b.Set([]byte{keyFormat}, v, nil); err != nil {
 			return err
 		}
@@ -147,7 +148,7 @@ func (d *DB) raiseFormat() error {
 	if err := b.Commit(pebble.Sync); err != nil {
 		return err
 	}
-	d.format = FormatVersion
+	d.format.Store(FormatVersion)
 	return nil
 }
 
@@ -214,6 +215,7 @@ func (t *Tree) CheckJournal(ctx context.Context) (file, fault string, err error)
 	if !stale {
 		s, rerr = readJournalFile(j.fs, j.dir, j.n)
 	}
+	end := j.end
 	j.mu.Unlock()
 	defer func() { err = errors.Join(err, view.view.Close()) }()
 	name := j.fs.PathJoin(j.dir, journalName(j.n))
@@ -224,6 +226,8 @@ func (t *Tree) CheckJournal(ctx context.Context) (file, fault string, err error)
 		return name, rerr.Error(), nil
 	case s.Torn != "":
 		return name, "it is damaged at " + s.Torn, nil
+	case s.end != end:
+		return name, fmt.Sprintf("it ends at byte %d, want %d", s.end, end), nil
 	}
 	want := map[string][]byte{}
 	for _, prefix := range catalogKeys {

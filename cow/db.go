@@ -20,10 +20,14 @@ import (
 )
 
 // FormatVersion is the version of the store's formats that this code writes.
-const FormatVersion = 2
+const FormatVersion = 3
 
-// oldestFormat is the oldest version that is read.
-const oldestFormat = 1
+const (
+	// oldestFormat is the oldest version that is read.
+	oldestFormat = 1
+	// flatFormat is the first that has flat pages.
+	flatFormat = 3
+)
 
 // pebbleFormat is pinned: a newer Pebble must not change the disk format on
 // its own.
@@ -54,7 +58,8 @@ type DB struct {
 	pdb     *pebble.DB
 	view    *pebble.Snapshot // what is read instead; see snapshot
 	storeID [16]byte
-	format  uint32
+	format  atomic.Uint32
+	noWrite bool
 	faults  *faultLogger
 	journal *journal      // nil: none is kept
 	gets    atomic.Uint64 // lookups of pages so far
@@ -96,7 +101,7 @@ func Open(o Options) (*DB, error) {
 		}
 		return nil, block.Errorf(kind, "open extent map in %s: %w", o.Dir, err)
 	}
-	d := &DB{pdb: pdb, faults: faults}
+	d := &DB{pdb: pdb, faults: faults, noWrite: o.ReadOnly}
 	if err := d.loadFormat(!o.ReadOnly && !o.MustExist, o.StoreID); err != nil {
 		return nil, errors.Join(err, pdb.Close())
 	}
@@ -131,10 +136,11 @@ func (d *DB) loadFormat(mayBeNew bool, storeID *[16]byte) error {
 	if len(v) != 20 {
 		return block.Errorf(block.Corrupt, "the format record has %d bytes, want 20", len(v))
 	}
-	d.format = binary.LittleEndian.Uint32(v)
-	if d.format < oldestFormat || d.format > FormatVersion {
-		return block.Errorf(block.Unsupported, "the store has format version %d; this program knows versions %d to %d", d.format, oldestFormat, FormatVersion)
+	format := binary.LittleEndian.Uint32(v)
+	if format < oldestFormat || format > FormatVersion {
+		return block.Errorf(block.Unsupported, "the store has format version %d; this program knows versions %d to %d", format, oldestFormat, FormatVersion)
 	}
+	d.format.Store(format)
 	copy(d.storeID[:], v[4:])
 	return nil
 }
@@ -143,7 +149,10 @@ func (d *DB) loadFormat(mayBeNew bool, storeID *[16]byte) error {
 func (d *DB) StoreID() [16]byte { return d.storeID }
 
 // Format is the format version that the store has.
-func (d *DB) Format() uint32 { return d.format }
+func (d *DB) Format() uint32 { return d.format.Load() }
+
+// takesFlats reports whether flat pages may be stored.
+func (d *DB) takesFlats() bool { return !d.noWrite && d.format.Load() >= flatFormat }
 
 // Settle moves everything committed to tables. It precedes a clean Close: damage
 // at the end of Pebble's log cannot be told from a write that a crash cut short,

@@ -27,6 +27,8 @@
 //	    layer's map holds.
 //	M8  The forward of a merged layer stays for as long as one of the segments is
 //	    there between which all records lie that name the layer.
+//	M9  What a named layer sees through a layer reads the same in that layer's flat
+//	    pages (below), in every committed state; and they go with it.
 //
 // # Depth
 //
@@ -47,8 +49,17 @@
 // has about log2 of its depth. A merge first takes its two layers out of their
 // spans. A snapshot, a clone and opening the store do nothing for spans.
 //
-// What stays: a page that many layers of a chain hold costs a lookup for each of
-// them that its blocks come from, once for all clones of a snapshot.
+// A page that many layers of a chain hold would cost a lookup for each of them that
+// its blocks come from. So when loading it took more than three, what the topmost of
+// these sees is stored in the background as its flat page: a copy, resolved, with
+// which a walk that comes there ends. Later layers that hold the page have it above
+// that, and after three more the next flat page is made. The maps alone count: nobody
+// else looks at flat pages, and a layer's own entries are read from its map in any
+// case. What a layer sees never changes (M4), so a flat page stays right; where the
+// cleaner moved a block away from its address, the segment is without life, and the
+// page as good as none, or the reader finds out and drops it (Forget). It is made of
+// committed changes only, and its commit follows on theirs, so a crash that takes
+// changes away takes it along. The spans know which layers have one.
 //
 // # Keys
 //
@@ -63,6 +74,7 @@
 //	'L' layer:u64              LayerRecord, JSON
 //	'A' id                     AttachmentRecord, JSON
 //	'P' map:u64 page:u32       page, merged (below)
+//	'Q' layer:u64 page:u32     flat page (above), in the coding of a page; not merged
 //	'G' segment:u64            live blocks (i64), merged by addition
 //	'C' map:u64                data blocks (i64), merged by addition
 //	'U'                        how far the scrub is, JSON (package scrub)
@@ -101,7 +113,7 @@
 // A page value, and a merge operand, is a list of runs; a later operand's runs
 // replace the entries they cover. The checksum is the CRC-32C of the key (13
 // bytes) followed by all bytes before it: a page read under another key does
-// not verify.
+// not verify. Runs are in order and do not overlap.
 //
 //	+---------+---------------------------------------------------+-----+
 //	| version | run ...                                           | CRC |
@@ -115,5 +127,7 @@
 // History: format 1, 2026-11: first. Format 2, 2026-11: the journal, and where the
 // records of merged layers lie; a store of format 1 becomes one when it is opened.
 // Nothing else differs. Programs that know format 1 only must not open it, since
-// they would leave the journal behind.
+// they would leave the journal behind. Format 3, 2026-11: flat pages; an older store
+// becomes one when it is opened, and programs that do not know them would leave those
+// of deleted layers behind.
 package cow

@@ -21,6 +21,7 @@ const (
 	keyMerged     = 'M'
 	keyScrub      = 'U'
 	keyJournal    = 'J'
+	keyFlat       = 'Q'
 )
 
 // MapID names the keys that hold one layer's own entries.
@@ -41,6 +42,29 @@ func parsePageKey(k []byte) (MapID, uint32, bool) {
 		return 0, 0, false
 	}
 	return MapID(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:]), true
+}
+
+// flatKey is the key of a layer's flat page.
+func flatKey(l block.LayerID, page uint32) []byte {
+	k := pageKey(MapID(l), page)
+	k[0] = keyFlat
+	return k
+}
+
+func parseFlatKey(k []byte) (block.LayerID, uint32, bool) {
+	if len(k) != pageKeyLen || k[0] != keyFlat {
+		return 0, 0, false
+	}
+	return block.LayerID(binary.BigEndian.Uint64(k[1:])), binary.BigEndian.Uint32(k[9:]), true
+}
+
+// keyPlace names what a page is of, for messages.
+func keyPlace(k []byte) (kind string, id uint64, page uint32) {
+	if l, n, ok := parseFlatKey(k); ok {
+		return "flat layer", uint64(l), n
+	}
+	m, n, _ := parsePageKey(k)
+	return "map", uint64(m), n
 }
 
 func idKey(prefix byte, id uint64) []byte {

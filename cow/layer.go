@@ -62,8 +62,9 @@ type Tree struct {
 	// for.
 	merged map[block.LayerID]Forward
 	// into is the other way round: by layer, all that were merged into it.
-	into map[block.LayerID][]block.LayerID
-	book spanBook
+	into  map[block.LayerID][]block.LayerID
+	book  spanBook
+	flats flattener
 
 	counts struct {
 		sync.Mutex
@@ -207,6 +208,9 @@ func (t *Tree) Name(l *Layer, n int) {
 		delete(t.unnamed, l)
 	}
 }
+
+// Lookups is how many pages were looked up in the store so far.
+func (t *Tree) Lookups() uint64 { return t.db.gets.Load() }
 
 // Parent returns the parent of a layer, or nil.
 func (t *Tree) Parent(l *Layer) *Layer {

@@ -110,10 +110,13 @@ func finishPage(b, key []byte) []byte {
 }
 
 // encodePage encodes the own entries of p, or nil when there are none.
-func encodePage(p *page, key []byte) []byte {
+func encodePage(p *page, key []byte) []byte { return p.encode(key, p.isOwn) }
+
+// encode encodes the entries of p that want chooses and that are not absent.
+func (p *page) encode(key []byte, want func(i int) bool) []byte {
 	b := []byte{pageVersion}
 	for i := 0; i < PageBlocks; {
-		if !p.isOwn(i) || p.addr[i] == 0 {
+		if !want(i) || p.addr[i] == 0 {
 			i++
 			continue
 		}
@@ -122,7 +125,7 @@ func encodePage(p *page, key []byte) []byte {
 		if p.addr[i] != zeroAddr {
 			kind = runData
 		}
-		for j < PageBlocks && p.isOwn(j) && (kind == runZero && p.addr[j] == zeroAddr ||
+		for j < PageBlocks && want(j) && (kind == runZero && p.addr[j] == zeroAddr ||
 			kind == runData && p.addr[j] == p.addr[i]+block.Addr(j-i)) {
 			j++
 		}
@@ -138,49 +141,124 @@ func encodePage(p *page, key []byte) []byte {
 // overlayPage decodes an encoded page over p: its runs replace what they cover.
 // On an error p is undefined.
 func overlayPage(p *page, key, v []byte) error {
-	bad := func(what string) error {
-		m, n, _ := parsePageKey(key)
-		return block.Errorf(block.Corrupt, "extent map: page %d of map %d: %s", n, m, what)
+	rs, err := openPage(key, v)
+	if err != nil {
+		return err
 	}
+	for rs.next() {
+		for i := range rs.count {
+			p.set(rs.first+i, rs.entry(i))
+		}
+	}
+	return rs.err
+}
+
+// underlayPage decodes an encoded page below p: its runs give the entries that p
+// has not, and own marks them. It returns how many it gave. On an error p is
+// undefined.
+func underlayPage(p *page, key, v []byte, own bool) (given int, err error) {
+	rs, err := openPage(key, v)
+	if err != nil {
+		return 0, err
+	}
+	for rs.next() {
+		for i := rs.first; i < rs.first+rs.count; i++ {
+			if p.addr[i] == 0 {
+				e := rs.entry(i - rs.first)
+				p.addr[i], p.sum[i] = e.Addr, e.Sum
+				if own {
+					p.own[i>>6] |= 1 << (i & 63)
+				}
+				given++
+			}
+		}
+	}
+	return given, rs.err
+}
+
+// runs reads the runs of an encoded page.
+type runs struct {
+	key, b       []byte
+	first, count int
+	end          int // of the run before
+	kind         byte
+	addr         block.Addr
+	sums         []byte
+	err          error
+}
+
+// openPage verifies an encoded page.
+func openPage(key, v []byte) (runs, error) {
+	rs := runs{key: key}
 	if len(v) < 5 || len(v) > maxPageValue {
-		return bad("wrong length")
+		return rs, rs.bad("wrong length")
 	}
 	body := v[:len(v)-4]
 	if pageSum(key, body) != binary.LittleEndian.Uint32(v[len(v)-4:]) {
-		return bad("checksum mismatch")
+		return rs, rs.bad("checksum mismatch")
 	}
 	if body[0] != pageVersion {
-		return bad("unknown version")
+		return rs, rs.bad("unknown version")
 	}
-	for b := body[1:]; len(b) > 0; {
-		if len(b) < 3 {
-			return bad("truncated run")
-		}
-		first, count, kind := int(b[0]), int(b[1])+1, b[2]
-		if first+count > PageBlocks {
-			return bad("run past the end of the page")
-		}
-		b = b[3:]
-		switch kind {
-		case runZero:
-			for i := first; i < first+count; i++ {
-				p.set(i, Zero)
-			}
-		case runData:
-			if len(b) < 8+4*count {
-				return bad("truncated run")
-			}
-			addr := block.Addr(binary.LittleEndian.Uint64(b))
-			if addr.Segment() == 0 || int(addr.Block())+count > block.MaxSegmentBlocks {
-				return bad("address out of range")
-			}
-			for i := range count {
-				p.set(first+i, Entry{addr + block.Addr(i), binary.LittleEndian.Uint32(b[8+4*i:])})
-			}
-			b = b[8+4*count:]
-		default:
-			return bad("unknown run kind")
-		}
+	rs.b = body[1:]
+	return rs, nil
+}
+
+func (rs *runs) bad(what string) error {
+	kind, id, n := keyPlace(rs.key)
+	return block.Errorf(block.Corrupt, "extent map: page %d of %s %d: %s", n, kind, id, what)
+}
+
+// next goes to the next run. It returns false at the end, and at one that is
+// damaged, for which err is set.
+func (rs *runs) next() bool {
+	b := rs.b
+	if len(b) == 0 {
+		return false
 	}
-	return nil
+	if len(b) < 3 {
+		rs.err = rs.bad("truncated run")
+		return false
+	}
+	rs.first, rs.count, rs.kind = int(b[0]), int(b[1])+1, b[2]
+	if rs.first < rs.end {
+		rs.err = rs.bad("runs out of order")
+		return false
+	}
+	if rs.end = rs.first + rs.count; rs.end > PageBlocks {
+		rs.err = rs.bad("run past the end of the page")
+		return false
+	}
+	rs.b = b[3:]
+	switch rs.kind {
+	case runZero:
+		return true
+	case runData:
+		return rs.data()
+	}
+	rs.err = rs.bad("unknown run kind")
+	return false
+}
+
+func (rs *runs) data() bool {
+	b := rs.b
+	if len(b) < 8+4*rs.count {
+		rs.err = rs.bad("truncated run")
+		return false
+	}
+	rs.addr = block.Addr(binary.LittleEndian.Uint64(b))
+	if rs.addr.Segment() == 0 || int(rs.addr.Block())+rs.count > block.MaxSegmentBlocks {
+		rs.err = rs.bad("address out of range")
+		return false
+	}
+	rs.sums, rs.b = b[8:8+4*rs.count], b[8+4*rs.count:]
+	return true
+}
+
+// entry returns entry i of the run.
+func (rs *runs) entry(i int) Entry {
+	if rs.kind == runZero {
+		return Zero
+	}
+	return Entry{rs.addr + block.Addr(i), binary.LittleEndian.Uint32(rs.sums[4*i:])}
 }

@@ -2,7 +2,6 @@ package cow
 
 import (
 	"context"
-	"runtime"
 	"slices"
 
 	"github.com/slackerd/slacker/block"
@@ -37,6 +36,7 @@ func (t *Tree) load(n *node, l *Layer) error {
 	}
 	// The parent's node is locked before the own page is read: a layer merge
 	// moves entries between the two maps with both nodes locked.
+	epoch, hops := t.flats.epoch.Load(), 0
 	below, belowNode, err := t.parentPage(l, n.key.page)
 	if err != nil {
 		return err
@@ -44,6 +44,7 @@ func (t *Tree) load(n *node, l *Layer) error {
 	if belowNode != nil {
 		defer t.cache.put(belowNode)
 		defer belowNode.mu.RUnlock()
+		hops = t.hopsOf(belowNode, l, epoch)
 	}
 	t.mu.RLock()
 	m := l.mapID
@@ -53,13 +54,25 @@ func (t *Tree) load(n *node, l *Layer) error {
 	if err != nil {
 		return err
 	}
+	n.hops = hops
 	if !found {
 		n.p, n.shared, n.loaded = below, true, true
 		return nil
 	}
 	own.under(below)
 	n.p, n.shared, n.loaded = &own, false, true
+	n.hops++
 	return nil
+}
+
+// hopsOf returns how many layers a page of l's parent took, after having it stored
+// flat if that are too many.
+func (t *Tree) hopsOf(below *node, l *Layer, epoch uint64) int {
+	if below.hops > flattenAfter && below.holds() &&
+		t.wantFlat(flatJob{t.Parent(l), below.key.page, below.p, epoch}, below.hops, below.newest.Load() <= t.committed.Load()) {
+		return 1
+	}
+	return below.hops
 }
 
 // parentPage returns what the parent of l sees, with the parent's node locked
@@ -89,112 +102,6 @@ func (t *Tree) parentPage(l *Layer, pageNo uint32) (*page, *node, error) {
 	}
 }
 
-// loadSealed fills the node of a sealed layer under its lock, walking its
-// ancestors without caching their pages: a chain of a thousand layers costs
-// one page of memory. It stops at the first ancestor whose page is cached. What
-// it finds stays right for all descendants, since it never changes (M4).
-func (t *Tree) loadSealed(n *node, l *Layer) error {
-	for !n.loaded {
-		w := walk{t: t, pageNo: n.key.page}
-		busy, err := w.resolve(l)
-		if err != nil {
-			return err
-		}
-		if w.vain > learnAfter {
-			t.wantSpans(l)
-		}
-		if !busy {
-			n.p, n.shared, n.loaded = w.p, false, true
-			return nil
-		}
-		runtime.Gosched() // whoever has the ancestor's page may wait for Tree.mu
-	}
-	return nil
-}
-
-// walk resolves a page of a sealed layer from the store and from the cached
-// pages of its ancestors. It passes over the layers that by their span have
-// nothing of the page.
-type walk struct {
-	t      *Tree
-	pageNo uint32
-	p      *page
-	vain   int // layers that were asked, had nothing, and could be learned
-}
-
-// resolve fills p with what l sees. An ancestor's cached page may hold changes
-// that are not committed, so it must not be passed over: busy says that one
-// could not be had at once, and the caller tries again.
-func (w *walk) resolve(l *Layer) (busy bool, err error) {
-	t := w.t
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	w.p = new(page)
-	own := w.p.own
-	for a := l.skip(w.pageNo); a != nil; a = a.parent.skip(w.pageNo) {
-		if a != l {
-			cached, busy := t.underCached(w.p, a, w.pageNo)
-			if busy {
-				return true, nil
-			}
-			if cached {
-				break
-			}
-		}
-		q, err := w.ask(a)
-		if err != nil {
-			return false, err
-		}
-		if q == nil {
-			continue
-		}
-		full := w.p.under(q)
-		if a == l {
-			own = q.own
-		}
-		if full {
-			break
-		}
-	}
-	w.p.own = own
-	return false, nil
-}
-
-// ask returns what a itself has of the page, or nil.
-func (w *walk) ask(a *Layer) (*page, error) {
-	var q page
-	found, err := w.t.db.loadPage(a.mapID, w.pageNo, &q)
-	if err != nil {
-		return nil, err
-	}
-	if found {
-		return &q, nil
-	}
-	if w.t.learnable(a) {
-		w.vain++
-	}
-	return nil, nil
-}
-
-// underCached completes p from an ancestor's page, if that is cached. It does
-// not wait for the page: that would be against the lock order.
-func (t *Tree) underCached(p *page, a *Layer, pageNo uint32) (cached, busy bool) {
-	n := t.cache.peek(nodeKey{a.ID, pageNo})
-	if n == nil {
-		return false, false
-	}
-	defer t.cache.put(n)
-	if !n.mu.TryRLock() {
-		return false, true
-	}
-	defer n.mu.RUnlock()
-	if !n.loaded {
-		return false, false
-	}
-	p.under(n.p)
-	return true, false
-}
-
 // Lookup writes the entries of the blocks from first on into dst. An absent
 // entry reads as zeroes.
 func (t *Tree) Lookup(l *Layer, first block.Index, dst []Entry) error {
@@ -221,29 +128,31 @@ func (t *Tree) Lookup(l *Layer, first block.Index, dst []Entry) error {
 	return nil
 }
 
-// Forget drops what is cached of blocks [first, first+count) of a layer and its
-// ancestors, but for changes that are not committed, so that the next Lookup
-// asks the store. It is for a reader that met an address which the cleaner has
-// emptied: a layer's own entries follow the cleaner, copies of them in the
-// pages of its descendants do not.
-func (t *Tree) Forget(l *Layer, first block.Index, count uint64) error {
+// Forget drops what is cached of a block of a layer and its ancestors, but for
+// changes that are not committed, and the flat pages that say what the stale
+// entry says, so that the next Lookup asks the maps. It is for a reader that met
+// an address which the cleaner has emptied: a layer's own entries follow the
+// cleaner, copies of them in the pages of its descendants do not.
+func (t *Tree) Forget(l *Layer, i block.Index, stale Entry) error {
+	pageNo := uint32(i / PageBlocks)
+	if err := t.dropFlats(l, pageNo, int(i%PageBlocks), stale); err != nil {
+		return err
+	}
 	var chain []*Layer
 	for a := l; a != nil; a = t.Parent(a) {
 		chain = append(chain, a)
 	}
-	for pageNo := uint32(first / PageBlocks); uint64(pageNo)*PageBlocks < uint64(first)+count; pageNo++ {
-		for _, a := range slices.Backward(chain) {
-			n := t.cache.peek(nodeKey{a.ID, pageNo})
-			if n == nil {
-				continue
-			}
-			n.mu.Lock()
-			err := t.refresh(n, a)
-			n.mu.Unlock()
-			t.cache.put(n)
-			if err != nil {
-				return err
-			}
+	for _, a := range slices.Backward(chain) {
+		n := t.cache.peek(nodeKey{a.ID, pageNo})
+		if n == nil {
+			continue
+		}
+		n.mu.Lock()
+		err := t.refresh(n, a)
+		n.mu.Unlock()
+		t.cache.put(n)
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -26,12 +26,18 @@ type span struct {
 	slot   int // its place in spanBook.spans
 }
 
-// spanIndex is the pages by position: page<<32 | position, in order. Spans that
-// one was cut into share it.
+// spanIndex is the pages by position: page<<32 | position<<1 | 1 if the layer
+// there has the page flat; in order. Spans that one was cut into share it.
 type spanIndex struct {
 	pairs []uint64
 	spans int
 }
+
+func pair(pageNo, at uint32) uint64 { return uint64(pageNo)<<32 | uint64(at)<<1 }
+
+func pairPage(p uint64) uint32 { return uint32(p >> 32) }
+
+func pairAt(p uint64) uint32 { return uint32(p) >> 1 }
 
 const (
 	// learnAfter is how many layers a walk asks in vain before they are learned.
@@ -62,31 +68,45 @@ type spanBook struct {
 
 func (x *spanIndex) bytes() int64 { return int64(len(x.pairs)) * 8 }
 
-// find returns the first position from at on whose layer may hold the page.
-func (x *spanIndex) find(pageNo, at uint32) (uint32, bool) {
-	i, _ := slices.BinarySearch(x.pairs, uint64(pageNo)<<32|uint64(at))
-	if i == len(x.pairs) || uint32(x.pairs[i]>>32) != pageNo {
-		return 0, false
+// find returns the first position from at on whose layer may hold the page, and
+// whether that has it flat.
+func (x *spanIndex) find(pageNo, at uint32) (pos uint32, flat flatHint, ok bool) {
+	i, _ := slices.BinarySearch(x.pairs, pair(pageNo, at))
+	if i == len(x.pairs) || pairPage(x.pairs[i]) != pageNo {
+		return 0, flatUnknown, false
 	}
-	return uint32(x.pairs[i]), true
+	flat = flatAbsent
+	if x.pairs[i]&1 != 0 {
+		flat = flatThere
+	}
+	return pairAt(x.pairs[i]), flat, true
+}
+
+// setFlat notes that the layer at a position has the page flat. Called with
+// Tree.mu held for writing.
+func (x *spanIndex) setFlat(pageNo, at uint32) {
+	p := pair(pageNo, at)
+	if i, _ := slices.BinarySearch(x.pairs, p); i < len(x.pairs) && x.pairs[i] == p {
+		x.pairs[i] |= 1
+	}
 }
 
 // skip returns the layer nearest to a, itself or an ancestor, that may hold the
-// page and that the spans know of, or else the first that no span knows.
-// Called under Tree.mu.
-func (a *Layer) skip(pageNo uint32) *Layer {
+// page and that the spans know of, or else the first that no span knows; and what
+// is known of its flat page. Called under Tree.mu.
+func (a *Layer) skip(pageNo uint32) (*Layer, flatHint) {
 	for a != nil && a.span != nil {
 		s := a.span
 		if !s.used.Load() {
 			s.used.Store(true)
 		}
-		at, ok := s.index.find(pageNo, a.spanAt)
+		at, flat, ok := s.index.find(pageNo, a.spanAt)
 		if ok && at-s.base < uint32(len(s.layers)) {
-			return s.layers[at-s.base]
+			return s.layers[at-s.base], flat
 		}
 		a = s.layers[len(s.layers)-1].parent
 	}
-	return a
+	return a, flatUnknown
 }
 
 // cut splits the span of l so that it ends before l, and takes l out. What
@@ -245,7 +265,9 @@ func (t *Tree) learn(ctx context.Context, l *Layer) (err error) {
 				n++
 			}
 			if len(r.layers) > 0 && n <= 2*len(r.layers) {
+				t.mu.RLock()
 				r.take(steps[i : i+n])
+				t.mu.RUnlock()
 			} else {
 				r = t.publish(r)
 			}
@@ -303,20 +325,30 @@ func (t *Tree) scanInto(ctx context.Context, d *DB, r *run, s *step, errp *error
 	if int64(len(r.pairs)+len(pages))*8 > t.book.limit/2 {
 		*r = t.publish(*r)
 	}
-	at := uint64(len(r.layers))
+	flats, err := d.flatsOf(ctx, s.layer.ID)
+	if err != nil {
+		*errp = err
+		return false
+	}
+	at := uint32(len(r.layers))
 	for _, n := range pages {
-		r.pairs = append(r.pairs, uint64(n)<<32|at)
+		p := pair(n, at)
+		if _, ok := slices.BinarySearch(flats, n); ok {
+			p |= 1
+		}
+		r.pairs = append(r.pairs, p)
 	}
 	r.layers, r.shapes = append(r.layers, s.layer), append(r.shapes, s.shape)
 	return true
 }
 
-// take adds the rest of a span, from the first of the steps on, to the run.
+// take adds the rest of a span, from the first of the steps on, to the run. Called
+// under Tree.mu.
 func (r *run) take(steps []step) {
 	at, from := uint64(len(r.layers)), uint64(steps[0].at)
 	for _, p := range steps[0].index.pairs {
-		if pos := p & (1<<32 - 1); pos >= from && pos < from+uint64(len(steps)) {
-			r.pairs = append(r.pairs, p-from+at)
+		if pos := uint64(pairAt(p)); pos >= from && pos < from+uint64(len(steps)) {
+			r.pairs = append(r.pairs, p-from<<1+at<<1)
 		}
 	}
 	for i := range steps {

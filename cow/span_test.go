@@ -122,7 +122,7 @@ func (x *testTree) checkSpans() {
 				x.t.Fatal(err)
 			}
 			for _, n := range pages {
-				if at, ok := s.index.find(n, l.spanAt); !ok || at != l.spanAt {
+				if at, _, ok := s.index.find(n, l.spanAt); !ok || at != l.spanAt {
 					x.t.Fatalf("page %d of layer %d is not in its span", n, l.ID)
 				}
 			}

@@ -43,7 +43,7 @@ plant() {
 }
 
 only=${1:-}
-plant cow/page.go 'return bad("checksum mismatch")' '_ = bad' ./cow TestPageRoundTrip
+plant cow/page.go 'return rs, rs.bad("checksum mismatch")' '_ = rs' ./cow TestPageRoundTrip
 plant volume/write.go 'if d.fenced.Load() { // V4' 'if false && d.fenced.Load() { // V4' ./volume TestStaleWriteNeverLands
 plant segment/sync.go 'return l.fail(err, fmt.Sprintf("sync segment %d", s.id))' 'return fmt.Errorf("sync segment %d: %w", s.id, err)' ./segment TestFaults
 plant segment/sync.go 'return l.fail(err, fmt.Sprintf("write segment %d at block %d", c.seg.id, c.pos))' 'return err' ./segment TestFaults
@@ -57,6 +57,13 @@ plant volume/catalog.go 'x.Commit(true)' 'x.Commit(false)' ./volume TestCrashMat
 plant volume/lend.go '!= es[i].Sum' '!= es[i].Sum && false' ./volume TestLendIsVerified
 plant segment/file.go 'kept = spare != "" && !s.lent.Load()' 'kept = spare != ""' ./segment TestLentPagesStay
 plant cow/fold.go 'y.live[lower.addr[i].Segment()]--' '' ./cow TestMerge
+plant cow/flat.go ' || p.entry(at) == stale)' ')' ./cow TestFlatPages
+plant cow/remove.go 'x.deleteFlats(l.ID)' '' ./cow TestFlatPagesGo
+plant cow/fold.go 'x.deleteFlats(w.ID)' '' ./cow TestFlatPages
+plant cow/walk.go 'flat == flatThere && !own && w.underFlat(a)' 'flat == flatThere && w.underFlat(a)' ./cow TestFlatPages
+plant cow/walk.go 'w.unsettled = n.newest.Load() > w.t.committed.Load()' '' ./cow TestNoFlatPageBeforeCommit
+plant cow/resolve.go 'below.newest.Load() <= t.committed.Load()' 'true' ./cow TestNoFlatPageBeforeCommit
+plant cow/walk.go 'flat == flatThere && !own && w.underFlat(a)' 'false' ./cow TestFirstTouchOfDeepPage
 plant nbdserver/wire.go '		b = be.AppendUint64(b, r.offBytes)
 		return be.AppendUint64(b, uint64(lengthBytes))' '		b = be.AppendUint64(b, 0)
 		return be.AppendUint64(b, uint64(lengthBytes))' ./nbdserver TestExtendedReplies

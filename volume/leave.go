@@ -38,6 +38,7 @@ const prepareRounds = 3
 func (s *Store) Leave() (endsBefore uint64, err error) {
 	s.stop()
 	s.done.Wait()
+	s.tree.Close()
 	if err := s.Fault(); err != nil {
 		return 0, err
 	}

@@ -164,7 +164,7 @@ func (s *Store) readMoved(l *cow.Layer, i block.Index, e cow.Entry, p []byte) er
 		if err == nil {
 			return nil
 		}
-		if err := s.tree.Forget(l, i, 1); err != nil {
+		if err := s.tree.Forget(l, i, e); err != nil {
 			return err
 		}
 		var fresh [1]cow.Entry

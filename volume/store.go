@@ -235,6 +235,9 @@ func (s *Store) open() error {
 	}
 	s.db, err = cow.Open(cow.Options{FS: s.meta, Dir: s.o.FS.PathJoin(s.o.Dir, "map"), JournalDir: s.o.FS.PathJoin(s.o.Dir, "catalog"), CacheBytes: s.o.MapCacheBytes,
 		MustExist: s.o.MustExist || len(segments) > 0, Logger: s.o.Logger, OnFault: s.fail})
+	if block.Is(err, block.NotFound) && len(segments) > 0 {
+		return block.Errorf(block.NotFound, "%w: the store has segments and has lost its extent map: slackerd salvage makes it anew from them", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -246,6 +249,7 @@ func (s *Store) open() error {
 	if s.tree, err = cow.NewTree(s.db, catalog, s.o.PageCacheBytes); err != nil {
 		return err
 	}
+	s.tree.FlattenWhile(func() bool { return s.fault.Load() == nil && !s.held.Load() })
 	s.queue.bound(s.tree.CachePages())
 	if err := s.link(catalog); err != nil {
 		return err
@@ -395,6 +399,7 @@ func (s *Store) Close() error {
 	s.done.Wait()
 	var err error
 	if s.Fault() == nil {
+		s.tree.Close() // it writes no more pages
 		if err = s.Flush(context.Background()); err == nil {
 			err = s.db.Settle()
 		}
