@@ -13,6 +13,10 @@ import (
 // so how long it holds their range.
 const zeroChunk = 64 * cow.PageBlocks
 
+// skipBytes is from how many bytes on a range is asked for pages that hold
+// nothing, before it is looked at page by page.
+const skipBytes = 8 * cow.PageBlocks * block.Size
+
 var zeroBlock [block.Size]byte
 
 // WriteAt writes p. With fua it is durable on return.
@@ -37,13 +41,54 @@ func (d *Device) WriteZeroes(ctx context.Context, offBytes, lengthBytes uint64, 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := min(lengthBytes, zeroChunk*block.Size-offBytes%block.Size)
+		n, err := d.skipEmpty(ctx, offBytes, lengthBytes)
+		if err != nil {
+			return err
+		}
+		offBytes, lengthBytes = offBytes+n, lengthBytes-n
+		n = min(lengthBytes, zeroChunk*block.Size-offBytes%block.Size)
+		if n == 0 {
+			break
+		}
 		if err := d.change(ctx, offBytes, n, func(w *writer) error { return w.zero(offBytes, n) }); err != nil {
 			return err
 		}
 		offBytes, lengthBytes = offBytes+n, lengthBytes-n
 	}
 	return d.fua(ctx, fua)
+}
+
+// skipEmpty returns how many of the first bytes of the range are known to be zero,
+// without looking at each page of them.
+func (d *Device) skipEmpty(ctx context.Context, offBytes, lengthBytes uint64) (uint64, error) {
+	if lengthBytes < skipBytes {
+		return 0, nil
+	}
+	if err := d.writable(offBytes); err != nil {
+		return 0, err
+	}
+	l, err := d.enter()
+	if err != nil {
+		return 0, err
+	}
+	defer d.leave()
+	sp := spanOf(offBytes, lengthBytes)
+	defer l.Lock(sp.first, sp.count).Unlock()
+	if d.fenced.Load() {
+		return 0, block.Errorf(block.Fenced, "this connection was replaced by a newer one")
+	}
+	return d.s.empty(ctx, l, sp, offBytes, lengthBytes)
+}
+
+// empty returns how many of the first bytes of a range lie in pages that nobody
+// holds anything of.
+func (s *Store) empty(ctx context.Context, l *cow.Layer, sp span, offBytes, lengthBytes uint64) (uint64, error) {
+	end := (uint64(sp.first) + sp.count + cow.PageBlocks - 1) / cow.PageBlocks
+	next, err := s.tree.NextPage(ctx, l, uint32(sp.first/cow.PageBlocks), uint32(end))
+	if at := uint64(next) * cow.PageBlocks * block.Size; err == nil && at > offBytes {
+		return min(at-offBytes, lengthBytes), nil
+	}
+	return 0, err
 }
 
 func (d *Device) fua(ctx context.Context, fua bool) error {
@@ -78,12 +123,17 @@ func (d *Device) change(ctx context.Context, offBytes, lengthBytes uint64, fn fu
 	}
 }
 
-func (d *Device) changeOnce(ctx context.Context, offBytes, lengthBytes uint64, fn func(*writer) error) error {
-	s := d.s
+// writable returns why the device takes no writes, or nil.
+func (d *Device) writable(offBytes uint64) error {
 	if d.readOnly || d.infoOnly {
 		return block.Errorf(block.ReadOnly, "write to %s at %d: it is read-only", d.target(), offBytes)
 	}
-	if err := s.Fault(); err != nil {
+	return d.s.Fault()
+}
+
+func (d *Device) changeOnce(ctx context.Context, offBytes, lengthBytes uint64, fn func(*writer) error) error {
+	s := d.s
+	if err := d.writable(offBytes); err != nil {
 		return err
 	}
 	waits := block.WaitsOf(ctx)
