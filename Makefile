@@ -29,7 +29,7 @@ demo: ## run the main job: import an image, clone it, attach it, run redis on it
 	./scripts/demo.sh
 
 .PHONY: check
-check: lint test fuzz-wire rig ## pass everything: lint, tests, short fuzzing, the kernel rig (root)
+check: lint test fuzz-some rig ## pass everything: lint, tests, short fuzzing, the kernel rig (root)
 
 .PHONY: ci
 ci: check ## the same as check
@@ -55,9 +55,9 @@ rig-soak: ## databases on the kernel's NBD client while everything fails, ROUNDS
 fuzz: ## run every fuzzer for FUZZTIME (10s)
 	./scripts/fuzz.sh $(FUZZTIME)
 
-.PHONY: fuzz-wire
-fuzz-wire: ## run the fuzzers of the NBD server over a few thousand inputs each
-	./scripts/fuzz.sh 6000x ./nbdserver
+.PHONY: fuzz-some
+fuzz-some: ## run the fuzzers of the NBD server and of the extent map over a few thousand inputs each
+	./scripts/fuzz.sh 6000x ./nbdserver ./cow
 
 .PHONY: newer-clients
 newer-clients: ## test the NBD server with libnbd and QEMU of Debian 13, which it unpacks (46 MB)

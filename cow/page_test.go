@@ -180,7 +180,9 @@ func FuzzPage(f *testing.F) {
 
 // TestCorpusThere keeps the committed corpus from getting lost.
 func TestCorpusThere(t *testing.T) {
-	if e, err := os.ReadDir("testdata/fuzz/FuzzPage"); err != nil || len(e) == 0 {
-		t.Errorf("FuzzPage: no committed corpus: %v", err)
+	for _, name := range []string{"FuzzPage", "FuzzJournal"} {
+		if e, err := os.ReadDir("testdata/fuzz/" + name); err != nil || len(e) == 0 {
+			t.Errorf("%s: no committed corpus: %v", name, err)
+		}
 	}
 }

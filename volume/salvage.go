@@ -94,7 +94,8 @@ func (v *salvage) run(ctx context.Context) (err error) {
 	default:
 		v.report.Journal, id = v.journal.File, v.journal.StoreID
 		if v.journal.Torn != "" {
-			v.problem("%s ends with something that is no part of it, at %s", v.journal.File, v.journal.Torn)
+			v.problem("%s ends with something that is no part of it, at %s: the catalog is as it was before that; where snapshots were deleted since, "+
+				"what was collected reads as zeroes", v.journal.File, v.journal.Torn)
 		}
 	}
 	if v.log, err = segment.Open(segment.Options{FS: v.o.FS, Dir: v.path("segments"), StoreID: id, ReadOnly: true, Logger: v.o.Logger}); err != nil {
