@@ -63,6 +63,9 @@ func catalogStore(t testing.TB) (*fixture, history) {
 // damageJournal calls try with every kind of damage to the journal of a store:
 // what it is, and how to do it to a copy of the store.
 func damageJournal(t *testing.T, f *fixture, oneIn int, try func(what, way string, do func(*vfs.MemFS))) {
+	if testing.Short() {
+		oneIn *= 4
+	}
 	files := f.files(t, "store/catalog")
 	if len(files) != 1 {
 		t.Fatalf("the catalog has files %v, want one journal", files)
@@ -83,7 +86,7 @@ func damageJournal(t *testing.T, f *fixture, oneIn int, try func(what, way strin
 			}
 		}
 	}
-	for range 40 / oneIn {
+	for range max(1, 40/oneIn) {
 		x, i, j := slices.Clone(b), r.IntN(len(b)-32), r.IntN(len(b)-32)
 		copy(x[i:i+32], b[j:j+32])
 		try(fmt.Sprintf("32 bytes from %d at %d", j, i), "misdirect", func(fs *vfs.MemFS) { write(fs, x) })

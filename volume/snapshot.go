@@ -14,7 +14,20 @@ func (s *Store) Snapshot(ctx context.Context, volume, snapshot string) (Snapshot
 	if _, _, err := block.SplitSnapshot(volume + "@" + snapshot); err != nil {
 		return SnapshotInfo{}, err
 	}
-	if err := s.mayGrow("snapshot " + volume + "@" + snapshot); err != nil {
+	return s.sealing(ctx, "snapshot "+volume+"@"+snapshot, volume,
+		func(v *vol) error {
+			if v.snaps[snapshot] != nil {
+				return block.Errorf(block.Exists, "snapshot %s@%s exists already", volume, snapshot)
+			}
+			return nil
+		},
+		func(x *cow.Tx, v *vol) (SnapshotInfo, error) { return s.seal(x, v, snapshot) })
+}
+
+// sealing calls seal with the volume's gate passed for writing and everything that
+// was answered durable, if may does not refuse. seal ends the transaction.
+func (s *Store) sealing(ctx context.Context, op, volume string, may func(*vol) error, seal func(*cow.Tx, *vol) (SnapshotInfo, error)) (SnapshotInfo, error) {
+	if err := s.mayGrow(op); err != nil {
 		return SnapshotInfo{}, err
 	}
 	// Most of what has to become durable does so before writers are held up.
@@ -27,25 +40,25 @@ func (s *Store) Snapshot(ctx context.Context, volume, snapshot string) (Snapshot
 	}
 	defer s.mu.Unlock()
 	v, err := s.findVolume(volume)
-	if err == nil && v.snaps[snapshot] != nil {
-		err = block.Errorf(block.Exists, "snapshot %s@%s exists already", volume, snapshot)
+	if err == nil {
+		err = may(v)
 	}
 	if err != nil {
 		x.Discard()
 		return SnapshotInfo{}, err
 	}
-	return s.seal(ctx, x, v, snapshot)
-}
-
-// seal commits the transaction with the volume's head as a snapshot and a new
-// head on it.
-func (s *Store) seal(ctx context.Context, x *cow.Tx, v *vol, snapshot string) (SnapshotInfo, error) {
 	v.gate.Lock()
 	defer v.gate.Unlock()
 	if err := s.log.Sync(ctx); err != nil {
 		x.Discard()
 		return SnapshotInfo{}, err
 	}
+	return seal(x, v)
+}
+
+// seal commits the transaction with the volume's head as a snapshot and a new
+// head on it.
+func (s *Store) seal(x *cow.Tx, v *vol, snapshot string) (SnapshotInfo, error) {
 	sealed := v.head.Load()
 	head := s.newHead(x, sealed)
 	sn := &snap{layer: sealed, devices: map[*Device]struct{}{}, rec: cow.SnapshotRecord{Volume: v.id, Name: snapshot,
@@ -181,34 +194,14 @@ func (s *Store) Publish(ctx context.Context, volume, target string) (SnapshotInf
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	if err := s.log.Sync(ctx); err != nil {
-		return SnapshotInfo{}, err
-	}
-	x, err := s.begin()
-	if err != nil {
-		return SnapshotInfo{}, err
-	}
-	defer s.mu.Unlock()
-	v, err := s.findVolume(volume)
-	if err == nil {
-		err = s.checkFree(newVolume)
-	}
-	if err != nil {
-		x.Discard()
-		return SnapshotInfo{}, err
-	}
-	return s.sealAs(ctx, x, v, newVolume, snapshot)
+	return s.sealing(ctx, "publish "+volume+" as "+target, volume,
+		func(*vol) error { return s.checkFree(newVolume) },
+		func(x *cow.Tx, v *vol) (SnapshotInfo, error) { return s.sealAs(x, v, newVolume, snapshot) })
 }
 
 // sealAs commits the transaction with the volume's head as the snapshot of a
 // new volume, and new heads on it for both.
-func (s *Store) sealAs(ctx context.Context, x *cow.Tx, v *vol, newVolume, snapshot string) (SnapshotInfo, error) {
-	v.gate.Lock()
-	defer v.gate.Unlock()
-	if err := s.log.Sync(ctx); err != nil {
-		x.Discard()
-		return SnapshotInfo{}, err
-	}
+func (s *Store) sealAs(x *cow.Tx, v *vol, newVolume, snapshot string) (SnapshotInfo, error) {
 	sealed, now, target := v.head.Load(), s.o.Now(), newVolume+"@"+snapshot
 	head, newHead := s.newHead(x, sealed), s.newHead(x, sealed)
 	r := v.rec

@@ -24,20 +24,28 @@ func newCheck() *cobra.Command {
 			"store that a server has open use slackerctl check.\n\n" +
 			"It ends with status 8 when something is damaged.\n" + exitHelp,
 		Example: "  slackerd check --data-dir /var/lib/slacker\n  slackerd check --data-dir /var/lib/slacker --data --json",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := loadConfig(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			return checkOffline(ctx, l.Server.DataDir, data, asJSON, cmd.OutOrStdout())
-		},
+		RunE: onStore(func(ctx context.Context, cmd *cobra.Command, dir string) error {
+			return checkOffline(ctx, dir, data, asJSON, cmd.OutOrStdout())
+		}),
 	}
 	addConfigFlags(cmd)
 	cmd.Flags().BoolVar(&data, "data", false, "Also read every live block and verify its checksum.")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "Print JSON: an array of {kind, object, detail, affected}.")
 	return cmd
+}
+
+// onStore is the run of a command on the store of the configuration, which ends
+// with SIGTERM and SIGINT.
+func onStore(do func(ctx context.Context, cmd *cobra.Command, dir string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		l, err := loadConfig(cmd)
+		if err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		return do(ctx, cmd, l.Server.DataDir)
+	}
 }
 
 func checkOffline(ctx context.Context, dir string, data, asJSON bool, out io.Writer) error {

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os/signal"
-	"syscall"
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/volume"
@@ -24,15 +22,9 @@ func newSalvage() *cobra.Command {
 			"journal, names and snapshots are lost: each layer becomes a volume with what was written to it alone. In a store that was\n" +
 			"made by a version without the journal, blocks that were trimmed then may hold what they held before.\n" + exitHelp,
 		Example: "  slackerd salvage --data-dir /var/lib/slacker --dry-run\n  mv /var/lib/slacker/map /root/map.damaged && slackerd salvage --data-dir /var/lib/slacker",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := loadConfig(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			return salvageStore(ctx, l.Server.DataDir, dryRun, asJSON, cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		RunE: onStore(func(ctx context.Context, cmd *cobra.Command, dir string) error {
+			return salvageStore(ctx, dir, dryRun, asJSON, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		}),
 	}
 	addConfigFlags(cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "Only say what there is; write nothing.")
