@@ -114,7 +114,7 @@ func TestInterruptedRunGoesOn(t *testing.T) {
 		if n < len(before) && !r.At.Equal(before[n].At) {
 			t.Errorf("record %d was measured again", n)
 		}
-		if r.Error != "" || r.Run <= 0 || r.Driver == "copy" && r.PullBytes < 1<<20 || r.Driver == "slacker" && (r.RunBytes < 100<<10 || r.Push <= 0) {
+		if r.Error != "" || r.Run <= 0 || r.Driver == "copy" && r.PullBytes < 1<<20 || r.Driver == "slacker" && (r.RunBytes < 100<<10 || r.Push <= 0 || r.Learned == nil || r.Learned.Run <= 0) {
 			t.Errorf("record %d: %+v", n, r)
 		}
 	}

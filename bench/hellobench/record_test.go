@@ -96,6 +96,12 @@ func TestMissing(t *testing.T) {
 	if got := r.there([]string{"gcc", "redis"}); len(got) != 1 || got[0] != "redis" {
 		t.Errorf("of gcc and redis %v are there, want redis, which is built", got)
 	}
+	r.built = []string{"redis"}
+	for _, s := range r.wanting(steps(setup{})) {
+		if s.name == "multimake" {
+			t.Error("a step of which nothing is built has a share of the time")
+		}
+	}
 	r.steps = nil
 	said.Reset()
 	if err := r.say(time.Minute); err != nil || !strings.Contains(said.String(), "whole") {
