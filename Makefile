@@ -136,7 +136,7 @@ hellobench-images: ## build the image set of HelloBench from Debian packages int
 	$(GO) run ./bench/hellobench images -cache $(HELLOBENCH_CACHE)
 
 .PHONY: hellobench-prepare
-hellobench-prepare: hellobench-build hellobench-images ## and import and convert it for all drivers, once (root, 45 GB, half an hour)
+hellobench-prepare: hellobench-build hellobench-images ## and import and convert it for all drivers, once (root, 25 GB, half an hour)
 	$(HELLOBENCH) measure -cache $(HELLOBENCH_CACHE) -name prepared -prepare-only -links unlimited
 	$(HELLOBENCH) measure -cache $(HELLOBENCH_CACHE) -name prepared -prepare-only -links unlimited -drivers slacker-containerd,slacker,stargz gcc:9 gcc:10 gcc:11 gcc:12 gcc:13 gcc:14
 	$(HELLOBENCH) space -cache $(HELLOBENCH_CACHE) -name prepared
