@@ -149,6 +149,7 @@ func (b *bed) attachWith(name, base string, o Options) *attached {
 	b.t.Helper()
 	opts := nbdclient.DefaultSessionOptions()
 	session := must[*nbdclient.Session](b.t)(nbdclient.OpenSession(context.Background(), []string{"unix://" + b.socket}, name, opts))
+	mustDo(b.t, session.AwaitSlots(context.Background())) // so that large requests go elsewhere than small ones
 	cache := must[*blockcache.Cache](b.t)(blockcache.Open(b.dir, 1<<30))
 	kept := must[*blockcache.Base](b.t)(cache.Base("server", base, testBytes))
 	o.Base, o.Log = kept, zap.NewNop()
