@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -172,7 +171,11 @@ func (b *bed) importImage(ctx context.Context) error {
 	if out, err := b.ctl(ctx, b.link.Server, "snapshot", "list", "image"); err == nil && strings.Contains(out, "v1") {
 		return nil
 	}
-	_, err := b.ctl(ctx, b.link.Server, "image", "import", runtime.GOROOT(), "image@v1")
+	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOROOT: %w", err)
+	}
+	_, err = b.ctl(ctx, b.link.Server, "image", "import", strings.TrimSpace(string(root)), "image@v1")
 	return err
 }
 
