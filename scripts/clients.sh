@@ -171,7 +171,7 @@ snapshotter_of() {
 	nerdctl) ctr_ containers info "$(nerdctl_ inspect -f '{{.Id}}' "$id")" ;;
 	crictl) ctr_ containers info "$container" ;;
 	ctr) ctr_ containers info "$id" ;;
-	esac | sed -n 's/.*"Snapshotter": "\(.*\)".*/\1/p; s/^slacker$/slacker/p'
+	esac | sed -n 's/^ *"Snapshotter": "\(.*\)".*/\1/; /^[a-z]*$/p' # of JSON, or the name alone
 }
 json() { python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@"; }
 
