@@ -127,8 +127,8 @@ func dialHandshake(ctx context.Context, a Addr, export string, opts Options, sha
 	if err != nil {
 		return nil, Info{}, block.Errorf(block.Unavailable, "connect to NBD server %s: %w", a, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	socket := conn
+	socket := conn // TLS puts another in the place of conn
+	stop := context.AfterFunc(ctx, func() { _ = socket.SetDeadline(time.Unix(1, 0)) })
 	var info Info
 	if opts.TLS != nil && a.Network == "tcp" {
 		conn, err = startTLS(ctx, socket, a, opts.TLS)
