@@ -60,6 +60,7 @@ cleanup() {
 	set +e
 	[ $status = 0 ] || for log in dockerd snapshotter containerd slackerd; do tail -n 5 "$work/$log.log" 2>/dev/null | sed "s/^/clients: $log: /" >&2; done
 	for id in $(ctr_ task ls -q 2>/dev/null); do ctr_ task rm -f "$id" >/dev/null 2>&1; done
+	[ ! -S "$work/docker.sock" ] || docker_ ps -aq 2>/dev/null | while read -r id; do docker_ rm -f "$id" >/dev/null 2>&1; done
 	for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
 		kill "${pids[i]}" 2>/dev/null
 		wait "${pids[i]}" 2>/dev/null

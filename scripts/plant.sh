@@ -84,7 +84,7 @@ plant volume/unused.go 'r.LastUsed = s.o.Now()' '_ = s.o.Now()' ./volume TestDel
 plant snapshotter/prepare.go 'pin, err := s.clone(ctx, place)' 'pin, err := s.fresh(), error(nil)' ./snapshotter TestPruneRace
 plant snapshotter/locks.go 'case <-ctx.Done():' 'case <-context.Background().Done():' ./snapshotter TestEveryCallHasADeadline
 plant snapshotter/volumes.go 'v.o.Timeout, block' '30*v.o.Timeout, block' ./snapshotter TestEveryCallHasADeadline
-plant snapshotter/usage.go 'max(0, all-below)' 'all' ./snapshotter TestUsageCountsInodes
+plant snapshotter/usage.go 'max(0, all-below)' 'max(0, all-0*below)' ./snapshotter TestUsageCountsInodes
 plant snapshotter/reaper.go 'if condemned, err := s.store.condemned(volume); err != nil || !condemned {' 'if _, err := s.store.condemned(volume); err != nil {' ./snapshotter TestNotOurs
 plant image/prune.go 'range chains[1:]' 'range chains[len(chains):]' ./snapshotter TestPrune
 
