@@ -52,6 +52,7 @@ type fuseDaemon struct {
 	written []byte                              // the figures, as they were written down
 	server  slackerv1connect.AdminServiceClient // of the volume
 	told    bool                                // the server knows what the start has read
+	signals chan os.Signal                      // what the process was told
 }
 
 func (r *running) sessionOptions(logger *zap.Logger) nbdclient.SessionOptions {
@@ -121,7 +122,7 @@ func (r *running) takeOverFuse(b briefing, file *os.File, died time.Time, logger
 	if err != nil {
 		return err
 	}
-	d := &fuseDaemon{running: r, device: device, log: logger}
+	d := &fuseDaemon{running: r, device: device, log: logger, signals: listen()}
 	d.standBy(0)
 	err = d.reconnect(died)
 	if err != nil {
@@ -188,22 +189,29 @@ func (d *fuseDaemon) reconnect(died time.Time) error {
 	}
 }
 
-// whileCurrent returns a context that ends when the daemon is to end.
+// whileCurrent returns a context that ends when the daemon is to end. A signal
+// that is to change its process only is left for run.
 func (d *fuseDaemon) whileCurrent() (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	term := make(chan os.Signal, 1)
-	signal.Notify(term, unix.SIGTERM, unix.SIGINT)
 	go func() {
-		defer signal.Stop(term)
 		tick := time.NewTicker(watchInterval)
 		defer tick.Stop()
+		var later os.Signal
 		for {
 			ended := false
 			select {
 			case <-ctx.Done():
+				if later != nil {
+					select {
+					case d.signals <- later:
+					default: // another has come
+					}
+				}
 				return
-			case <-term:
-				ended = !d.wanted()
+			case sig := <-d.signals:
+				if ended = !d.wanted(); !ended {
+					later = sig
+				}
 			case <-tick.C:
 				ended = !d.current()
 			}
@@ -216,12 +224,20 @@ func (d *fuseDaemon) whileCurrent() (context.Context, func()) {
 	return ctx, cancel
 }
 
+// listen returns the channel of what this process is told.
+func listen() chan os.Signal {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	return signals
+}
+
 // run serves until the file system has been unmounted or the daemon is to end.
 // Without a standby SIGTERM ends it; with one a volume that is attached only
 // changes its process.
 func (d *fuseDaemon) run(server *fusefile.Server) error {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	if d.signals == nil {
+		d.signals = listen()
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	d.report(d.steps, nil)
@@ -232,7 +248,7 @@ func (d *fuseDaemon) run(server *fusefile.Server) error {
 		case err := <-served:
 			d.keeper.dismiss()
 			return joinLine(err, d.close())
-		case sig := <-signals:
+		case sig := <-d.signals:
 			if d.wanted() && (d.keeper != nil || sig == unix.SIGHUP) {
 				err := d.keeper.handOver()
 				if err == nil {

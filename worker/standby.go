@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strconv"
 	"time"
 
@@ -217,9 +216,9 @@ func RunStandby(args AgentArgs, logger *zap.Logger) error {
 	for fd := standbyLineFD; fd <= standbyDeviceFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	// What ends the agent is not meant for its standby.
-	deaf := make(chan os.Signal, 1)
-	signal.Notify(deaf, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	// What ends the agent is not meant for its standby, and never ends this process
+	// by itself: the role listens, too, but has no standby at first.
+	listen()
 	r := &running{agent: agent{store{args.StateDir}, args.Target}, lock: os.NewFile(standbyLockFD, "lock")}
 	line := os.NewFile(standbyLineFD, "line")
 	b, dismissed, err := awaitEnd(line)
@@ -227,7 +226,6 @@ func RunStandby(args AgentArgs, logger *zap.Logger) error {
 		return err
 	}
 	_ = line.Close()
-	signal.Stop(deaf) // the role listens by itself
 	died := time.Now()
 	if r.state, err = r.store.load(r.target); err != nil {
 		return err
