@@ -39,14 +39,16 @@ debian() {
 # newer GROUP PACKAGE...: packages of Debian 14, with a state of apt of their own.
 # apt verifies them as it does all others.
 newer() {
-	local group=$1 bin=$dir/$1/bin tmp
+	local group=$1 bin=$dir/$1/bin tmp mirror
 	shift
 	[ -e "$bin/.complete" ] && return
 	say "downloading Debian 14's $*"
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | sed -n 1p) # where this Debian came from
+	[ -n "$mirror" ] || { say "want a Debian archive among apt's sources, after apt-get update"; return 1; }
 	tmp=$(mktemp -d)
 	chmod 755 "$tmp"
 	mkdir -p "$tmp/lists/partial" "$tmp/debs"
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian forky main" >"$tmp/sources.list"
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror forky main" >"$tmp/sources.list"
 	local options=(-q -o "Dir::State=$tmp" -o "Dir::State::lists=$tmp/lists" -o Dir::State::status=/dev/null -o "Dir::Cache=$tmp" -o "Dir::Etc::sourcelist=$tmp/sources.list"
 		-o Dir::Etc::sourceparts=/dev/null -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
 	apt-get "${options[@]}" update
