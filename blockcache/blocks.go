@@ -130,8 +130,6 @@ func (b *Base) Has(offBytes uint64) bool {
 	return ok && got == sumBytes && binary.LittleEndian.Uint64(sum[:]) != 0
 }
 
-var zeroes [block.Size]byte
-
 // Fill keeps p, whole blocks of the base. The caller vouches for what they are.
 // It may keep some, or nothing, and reports how many bytes it kept.
 func (b *Base) Fill(p []byte, offBytes uint64) (keptBytes int) {
@@ -144,8 +142,8 @@ func (b *Base) Fill(p []byte, offBytes uint64) (keptBytes int) {
 	sums := s.grow(n)
 	for from := 0; from < n; {
 		to := from + 1
-		zero := [block.Size]byte(p[from*block.Size:]) == zeroes
-		for to < n && ([block.Size]byte(p[to*block.Size:]) == zeroes) == zero {
+		zero := block.IsZero(p[from*block.Size : to*block.Size])
+		for to < n && block.IsZero(p[to*block.Size:(to+1)*block.Size]) == zero {
 			to++
 		}
 		if !zero && !b.cache.write(int(b.data.Fd()), p[from*block.Size:to*block.Size], int64(offBytes)+int64(from)*block.Size) {

@@ -165,7 +165,7 @@ func (t *tarArchive) checkEnd(r io.Seeker) error {
 			return err
 		}
 	}
-	if end < tarBlockBytes || !isZero(last) {
+	if end < tarBlockBytes || !block.IsZero(last) {
 		return noTrailer(t.name)
 	}
 	return nil

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -132,21 +131,17 @@ func findChunks(ctx context.Context, sizeBytes uint64, next func(uint64) (uint64
 	return nil
 }
 
-var zeroBlock [block.Size]byte
-
-func isZero(b []byte) bool { return bytes.Equal(b, zeroBlock[:len(b)]) }
-
 // nonZeroRuns calls do for each run of blocks of p that are not all zero. The
 // last block may be short.
 func nonZeroRuns(p []byte, do func(start, end int) error) error {
 	for i := 0; i < len(p); {
 		n := min(block.Size, len(p)-i)
-		if isZero(p[i : i+n]) {
+		if block.IsZero(p[i : i+n]) {
 			i += n
 			continue
 		}
 		start := i
-		for i < len(p) && !isZero(p[i:i+n]) {
+		for i < len(p) && !block.IsZero(p[i:i+n]) {
 			i += n
 			n = min(block.Size, len(p)-i)
 		}

@@ -73,9 +73,9 @@ func (e *endWatcher) Read(p []byte) (int, error) {
 	n, err := e.r.Read(p)
 	e.delivered += uint64(n)
 	if n >= tarBlockBytes {
-		e.zero = isZero(p[n-tarBlockBytes : n])
+		e.zero = block.IsZero(p[n-tarBlockBytes : n])
 	} else if n > 0 { // a part of a block: as zero as what came before it
-		e.zero = isZero(p[:n]) && (e.zero || e.delivered%tarBlockBytes == uint64(n))
+		e.zero = block.IsZero(p[:n]) && (e.zero || e.delivered%tarBlockBytes == uint64(n))
 	}
 	e.ended = e.ended || errors.Is(err, io.EOF)
 	return n, err

@@ -163,10 +163,10 @@ func (s *sparseWriter) Write(p []byte) (int, error) {
 		// Up to the next block boundary of the file, then run by run.
 		n := min(len(p)-done, block.Size-int(s.off%block.Size))
 		part := p[done : done+n]
-		if !isZero(part) {
+		if !block.IsZero(part) {
 			for done+n < len(p) {
 				more := min(len(p)-done-n, block.Size)
-				if isZero(p[done+n : done+n+more]) {
+				if block.IsZero(p[done+n : done+n+more]) {
 					break
 				}
 				n += more

@@ -59,7 +59,7 @@ func (c *conn) sendRead(r *request, b *buffer, e Errno, text string) {
 	switch {
 	case e != OK:
 		c.out.send(c.headers.appendResult(make([]byte, 0, maxReplyBytes), r, e, text), nil)
-	case c.headers != compact && isZero(b.data(n)):
+	case c.headers != compact && block.IsZero(b.data(n)):
 		c.out.send(c.headers.appendHole(head[:0], r), nil)
 	default:
 		b.setHead(c.headers.appendDataHead(head[:0], r), n)

@@ -1,7 +1,6 @@
 package nbdserver
 
 import (
-	"bytes"
 	"context"
 
 	"github.com/slackerd/slacker/block"
@@ -72,17 +71,4 @@ func (c *conn) runRead(ctx context.Context, r *request) {
 		return
 	}
 	b.release()
-}
-
-var zeroes [64 << 10]byte
-
-// isZero reports whether all of p is zero.
-func isZero(p []byte) bool {
-	for len(p) > len(zeroes) {
-		if !bytes.Equal(p[:len(zeroes)], zeroes[:]) {
-			return false
-		}
-		p = p[len(zeroes):]
-	}
-	return bytes.Equal(p, zeroes[:len(p)])
 }

@@ -139,7 +139,7 @@ func (c *conn) readBatched(r *request) error {
 	case !ok:
 	case e != OK:
 		c.appendReply(r, e, textOf(err))
-	case c.headers != compact && isZero(data):
+	case c.headers != compact && block.IsZero(data):
 		c.appended(c.headers.appendHole(tail, r))
 	default:
 		c.appended(c.headers.appendDataHead(tail, r)[:len(tail)+head+n])

@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 
 	"github.com/slackerd/slacker/block"
@@ -192,9 +191,9 @@ func (w *writer) readEdges(sp span, buf []byte) error {
 // writeBlocks writes whole blocks. Those that are zero are not stored.
 func (w *writer) writeBlocks(p []byte, first block.Index) error {
 	for n := len(p) / block.Size; n > 0; {
-		zero := isZero(p[:block.Size])
+		zero := block.IsZero(p[:block.Size])
 		k := 1
-		for k < n && isZero(p[k*block.Size:(k+1)*block.Size]) == zero {
+		for k < n && block.IsZero(p[k*block.Size:(k+1)*block.Size]) == zero {
 			k++
 		}
 		var err error
@@ -210,8 +209,6 @@ func (w *writer) writeBlocks(p []byte, first block.Index) error {
 	}
 	return nil
 }
-
-func isZero(b []byte) bool { return b[0] == 0 && b[block.Size-1] == 0 && bytes.Equal(b, zeroBlock[:]) }
 
 func (w *writer) dataBlocks(p []byte, first block.Index) error {
 	sums := make([]uint32, len(p)/block.Size)
