@@ -8,28 +8,38 @@ import (
 	"github.com/slackerd/slacker/segment"
 )
 
+// mover returns a writer that logs anew what a range of a layer holds, with the
+// range locked and pinned until it is released.
+func (s *Store) mover(l *cow.Layer, first block.Index, count uint32) (w *writer, release func(), err error) {
+	if err := s.Fault(); err != nil {
+		return nil, nil, err
+	}
+	if err := s.queue.room(s.Fault); err != nil {
+		return nil, nil, err
+	}
+	lock := l.Lock(first, uint64(count))
+	pin, err := s.tree.Pin(l, first, uint64(count))
+	if err != nil {
+		lock.Unlock()
+		return nil, nil, err
+	}
+	return &writer{s: s, l: l, pin: pin, moved: true}, func() { pin.Release(); lock.Unlock() }, nil
+}
+
 // Relocate moves those of the count blocks from first on, which a record of the
 // log placed at addr for layer l, that are still there, to the end of the log,
 // and returns how many those were. It may run beside everything else. A block
 // that cannot be read or does not verify stays where it is, and is an error; the
 // others move all the same.
 func (s *Store) Relocate(l *cow.Layer, first block.Index, count uint32, addr block.Addr) (moved uint32, err error) {
-	if err := s.Fault(); err != nil {
-		return 0, err
-	}
-	if err := s.queue.room(s.Fault); err != nil {
-		return 0, err
-	}
-	defer l.Lock(first, uint64(count)).Unlock()
-	pin, err := s.tree.Pin(l, first, uint64(count))
+	w, release, err := s.mover(l, first, count)
 	if err != nil {
 		return 0, err
 	}
-	defer pin.Release()
-	w := &writer{s: s, l: l, pin: pin, moved: true}
+	defer release()
 	var bad []error
 	for i := uint32(0); i < count; {
-		n := stillAt(pin, first+block.Index(i), count-i, addr+block.Addr(i))
+		n := stillAt(w.pin, first+block.Index(i), count-i, addr+block.Addr(i))
 		if n == 0 {
 			i++
 			continue
@@ -105,21 +115,13 @@ func (s *Store) KeepZeros(l *cow.Layer, first block.Index, count uint32) (record
 }
 
 func (s *Store) keepZeros(l *cow.Layer, first block.Index, count uint32) (records int, err error) {
-	if err := s.Fault(); err != nil {
-		return 0, err
-	}
-	if err := s.queue.room(s.Fault); err != nil {
-		return 0, err
-	}
-	defer l.Lock(first, uint64(count)).Unlock()
-	pin, err := s.tree.Pin(l, first, uint64(count))
+	w, release, err := s.mover(l, first, count)
 	if err != nil {
 		return 0, err
 	}
-	defer pin.Release()
-	w := &writer{s: s, l: l, pin: pin, moved: true}
+	defer release()
 	own := func(i uint32) bool {
-		e, own := pin.Entry(first + block.Index(i))
+		e, own := w.pin.Entry(first + block.Index(i))
 		return own && e == cow.Zero
 	}
 	for i := uint32(0); i < count; i++ {
