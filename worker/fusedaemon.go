@@ -74,6 +74,7 @@ func (r *running) mountAndServe(logger *zap.Logger) error {
 		return joinLine(err, d.close(), unmount(r.store.fuseDir(r.target), true))
 	}
 	d.standBy(standbyDelay)
+	d.signals = listen()
 	return d.run(server)
 }
 
@@ -235,9 +236,6 @@ func listen() chan os.Signal {
 // Without a standby SIGTERM ends it; with one a volume that is attached only
 // changes its process.
 func (d *fuseDaemon) run(server *fusefile.Server) error {
-	if d.signals == nil {
-		d.signals = listen()
-	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	d.report(d.steps, nil)

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/slackerd/slacker/bench/hellobench/link"
+	"github.com/slackerd/slacker/bench/rounds"
 	"github.com/slackerd/slacker/stack"
 )
 
@@ -215,11 +216,7 @@ func median(fs []Figure, way string, of func(Figure) float64) float64 {
 			xs = append(xs, of(f))
 		}
 	}
-	slices.Sort(xs)
-	if len(xs) == 0 {
-		return 0
-	}
-	return (xs[(len(xs)-1)/2] + xs[len(xs)/2]) / 2
+	return rounds.Median(xs)
 }
 
 func report(spec link.Spec, fs []Figure) {

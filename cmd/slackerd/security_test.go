@@ -20,11 +20,10 @@ import (
 	"github.com/slackerd/slacker/nbdclient"
 )
 
-// TestSecureServer runs a server that requires TLS and has access rules, as an
-// admin, as a worker, and as somebody in plaintext.
-func TestSecureServer(t *testing.T) {
-	dir := shortDir(t)
-	pki := filepath.Join(dir, "pki")
+// newPKI makes an authority in a directory, with certificates for a server, an
+// admin and a worker, and returns who names their files.
+func newPKI(t *testing.T, pki string) func(name string) certs.Files {
+	t.Helper()
 	if _, err := certs.Init(pki, "authority", time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -34,9 +33,16 @@ func TestSecureServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	files := func(name string) certs.Files {
+	return func(name string) certs.Files {
 		return certs.Files{CA: filepath.Join(pki, "ca.crt"), Cert: filepath.Join(pki, name+".crt"), Key: filepath.Join(pki, name+".key")}
 	}
+}
+
+// TestSecureServer runs a server that requires TLS and has access rules, as an
+// admin, as a worker, and as somebody in plaintext.
+func TestSecureServer(t *testing.T) {
+	dir := shortDir(t)
+	files := newPKI(t, filepath.Join(dir, "pki"))
 	cmd := command(t, serveArgs(dir, "--tls-nbd", "require", "--tls-api", "require", "--log-level", "debug",
 		"--tls-ca", files("server").CA, "--tls-cert", files("server").Cert, "--tls-key", files("server").Key)...)
 	cmd.Env = append(cmd.Environ(), "SLACKER_ACCESS_RULES=cn=admin admin **,cn=worker read images/*,cn=worker write own")
@@ -75,7 +81,7 @@ func TestSecureServer(t *testing.T) {
 	if status := p.end(syscall.SIGTERM); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	noKeysIn(t, p.text(), pki)
+	noKeysIn(t, p.text(), filepath.Join(dir, "pki"))
 }
 
 // nbdOfSecureServer opens exports as the worker.

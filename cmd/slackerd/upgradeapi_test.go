@@ -9,14 +9,12 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/slackerd/slacker/api"
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/block"
-	"github.com/slackerd/slacker/certs"
 	"github.com/slackerd/slacker/nbdclient"
 )
 
@@ -25,19 +23,7 @@ import (
 // no error. Nobody but an admin may ask.
 func TestUpgradeOverTLS(t *testing.T) {
 	dir := shortDir(t)
-	pki := filepath.Join(dir, "pki")
-	if _, err := certs.Init(pki, "authority", time.Hour); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range []certs.Request{{Name: "server", Hosts: []string{"127.0.0.1"}}, {Name: "admin"}, {Name: "worker"}} {
-		r.Valid = time.Minute
-		if _, err := certs.Issue(pki, r); err != nil {
-			t.Fatal(err)
-		}
-	}
-	files := func(name string) certs.Files {
-		return certs.Files{CA: filepath.Join(pki, "ca.crt"), Cert: filepath.Join(pki, name+".crt"), Key: filepath.Join(pki, name+".key")}
-	}
+	files := newPKI(t, filepath.Join(dir, "pki"))
 	cmd := command(t, serveArgs(filepath.Join(dir, "data"), "--tls-nbd", "require", "--tls-api", "require",
 		"--tls-ca", files("server").CA, "--tls-cert", files("server").Cert, "--tls-key", files("server").Key)...)
 	cmd.Env = append(cmd.Environ(), "SLACKER_ACCESS_RULES=cn=admin admin **,cn=worker write v")
