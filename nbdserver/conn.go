@@ -36,7 +36,7 @@ type conn struct {
 
 	mu        sync.Mutex // of the read deadline and of:
 	draining  bool
-	transmits bool // the negotiation is over
+	transmits bool // the negotiation is over, or its last reply on the way
 	moving    bool // it is to be handed over
 	adopted   bool // another server has negotiated it
 	inPayload bool // of a command; there it cannot be handed over
@@ -192,16 +192,26 @@ func (c *conn) isDraining() bool {
 	return c.draining
 }
 
-// enterTransmission lifts the deadline of the negotiation. It returns false
-// when the server is shutting down.
-func (c *conn) enterTransmission() bool {
+// enterTransmission sends the reply that ends the negotiation. The client may
+// take the export for open as soon as that has left, so a handover from then on
+// takes the connection along. It refuses when the server is shutting down.
+func (c *conn) enterTransmission(reply []byte) error {
+	c.mu.Lock()
+	stopped := c.draining
+	c.transmits = !stopped
+	c.mu.Unlock()
+	if stopped {
+		return errStopped
+	}
+	if err := c.send(reply); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining {
-		return false
+	if c.draining { // it has set a deadline for reads
+		return c.raw.SetWriteDeadline(time.Time{})
 	}
-	c.transmits = true
-	return c.raw.SetDeadline(time.Time{}) == nil
+	return c.raw.SetDeadline(time.Time{})
 }
 
 // readDeadline sets when reads fail, unless a drain has set that already. The

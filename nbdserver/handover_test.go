@@ -140,6 +140,8 @@ func TestHandoverWithinAPayload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var moves sync.WaitGroup
+	defer moves.Wait()
 	defer func() { _ = nc.Close() }()
 	head := func(cmd uint16, cookie, off uint64, n uint32) []byte {
 		b := binary.BigEndian.AppendUint32(nil, 0x25609513)
@@ -164,8 +166,8 @@ func TestHandoverWithinAPayload(t *testing.T) {
 			}
 		}
 		send(append(head(1, 7, 0, uint32(n)), p[:n/2]...))
-		moved := make(chan int)
-		go func() { moved <- h.next() }()
+		moved := make(chan int, 1)
+		moves.Go(func() { moved <- h.next() })
 		time.Sleep(20 * time.Millisecond) // let the handover begin, most times
 		read := head(0, 8, 0, 16)
 		send(append(p[n/2:], read[:11]...))
@@ -179,6 +181,23 @@ func TestHandoverWithinAPayload(t *testing.T) {
 		if err := readFull(nc, got); err != nil || !bytes.Equal(got, p[:16]) {
 			t.Fatalf("read %x: %v", got, err)
 		}
+	}
+}
+
+// TestHandoverAtOnce hands over right when a client has been told that its
+// export is open, which the server's side of it need not have noticed.
+func TestHandoverAtOnce(t *testing.T) {
+	h := newHandover(t, nbdtest.NewMemory("v", nbdtest.DefaultInfo(16<<20)))
+	for i := range 200 {
+		c, err := nbdclient.Dial(t.Context(), h.addr, "v", nbdclient.DefaultOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.next()
+		if err := c.Flush(t.Context()); err != nil {
+			t.Errorf("handover %d: %v", i, err)
+		}
+		_ = c.Close()
 	}
 }
 

@@ -43,9 +43,6 @@ func (c *conn) negotiate() (name string, err error) {
 			return "", err
 		}
 		if done {
-			if !c.enterTransmission() {
-				return "", errStopped
-			}
 			return name, nil
 		}
 	}

@@ -49,7 +49,7 @@ func (c *conn) exportName(ctx context.Context, name string) error {
 	if !c.noZeroes {
 		b = append(b, make([]byte, exportZeroesBytes)...)
 	}
-	return c.send(b)
+	return c.enterTransmission(b)
 }
 
 // enter opens an export to be served.
@@ -76,7 +76,11 @@ func (c *conn) infoOrGo(ctx context.Context, o option) (name string, done bool, 
 		c.log.Debug("nbd export refused", zap.String("export", name), zap.Error(err))
 		return "", false, c.refuse(o, c.openError(err), err.Error())
 	}
-	return name, o.id == optGo, c.send(c.appendInfo(o, name, info, wanted))
+	send := c.send
+	if o.id == optGo {
+		send = c.enterTransmission
+	}
+	return name, o.id == optGo, send(c.appendInfo(o, name, info, wanted))
 }
 
 // open opens an export to be served, or only to say what it is.

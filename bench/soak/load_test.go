@@ -242,6 +242,19 @@ func count(t *testing.T, cmd *exec.Cmd, last *atomic.Int64) chan struct{} {
 	return done
 }
 
+// progress waits until both have something more acknowledged.
+func (d *databases) progress(t *testing.T) {
+	t.Helper()
+	for name, n := range map[string]*atomic.Int64{"redis": &d.incremented, "sqlite": &d.inserted} {
+		begun := n.Load()
+		for deadline := time.Now().Add(patience); n.Load() == begun; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s acknowledged nothing for %v after %d", name, patience, begun)
+			}
+		}
+	}
+}
+
 // stop kills both, reads them anew from disk and compares.
 func (d *databases) stop(t *testing.T) {
 	t.Helper()

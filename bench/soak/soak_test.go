@@ -48,6 +48,7 @@ func TestSoak(t *testing.T) {
 	p := startProber(t, probe)
 	fio := startFio(t, disk)
 	dbs := startDatabases(t, mount)
+	dbs.progress(t)
 	for round := range *rounds {
 		for _, e := range b.events() {
 			if e.agents && !*agents {
@@ -63,6 +64,7 @@ func TestSoak(t *testing.T) {
 			t.Logf("round %d: %-42s longest wait %8v of %v", round+1, e.name, pause.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
 		}
 	}
+	dbs.progress(t)
 	p.stop(t)
 	fio.stop(t)
 	dbs.stop(t)
