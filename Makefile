@@ -47,6 +47,10 @@ lint: ## gofmt, go vet, staticcheck, errcheck
 rig: ## test with a real kernel in QEMU: attach, server restarts, stale writes
 	RIG=1 $(GO) test -count=1 -v ./rig
 
+.PHONY: rig-systemd
+rig-systemd: ## run the installed units under systemd in QEMU, with the kernel's NBD client attached
+	RIG=1 $(GO) test -count=1 -v ./rig -run TestSystemd -rig.systemd
+
 .PHONY: rig-soak
 rig-soak: ## databases on the kernel's NBD client while everything fails, ROUNDS (3) times, in plaintext and TLS, TIMEOUT (5s)
 	RIG=1 $(GO) test -count=1 -v -timeout 120m ./rig -run TestSoak -rig.all -rig.rounds $(or $(ROUNDS),3) -rig.timeout $(or $(TIMEOUT),5s)
@@ -114,7 +118,7 @@ bench-memory: ## measure the heap with 100,000 volumes, 1,000 of them open
 	$(GO) test ./volume -count=1 -v -run TestMemoryIsBounded -memory.volumes 100000 -memory.open 1000 -memory.blocks 200
 
 .PHONY: clients
-clients: build ## run real images by ctr, crictl and docker on the snapshotter (root, some minutes)
+clients: build ## run real images by ctr, nerdctl, crictl and docker on the snapshotter (root, some minutes)
 	./scripts/clients.sh
 
 # What is built and made of it is kept in HELLOBENCH_CACHE. RUN is the name of a run: one that was stopped goes on,
@@ -170,7 +174,7 @@ man: build ## write the manual pages into dist/man
 
 .PHONY: install
 install: build man ## install programs, manual pages, completions and systemd units below PREFIX
-	./scripts/install.sh '$(DESTDIR)$(PREFIX)'
+	./scripts/install.sh '$(PREFIX)' '$(DESTDIR)'
 
 .PHONY: clean
 clean: ## remove what was built; .cache (kernel, images) stays
