@@ -1,14 +1,13 @@
 #!/bin/bash
 # clients.sh [CLIENT...]: runs real images by ctr, nerdctl, crictl (a client of
 # Kubernetes' interface) and docker on slacker-snapshotter, and prints how long each
-# took. Without an argument: ctr, crictl and docker; of nerdctl the module is not to
-# be had from every proxy, and Debian has no package.
+# took. Without an argument: all four.
 # Registry, slackerd, snapshotter and containerd are started here, in a network
-# namespace of their own, with a /run of their own, and all is taken away again, also after a
-# failure. Images come from .cache/hellobench (make hellobench-images), programs
-# from bin and .cache/stack; what is missing is built there, or fetched (docker: that
-# of Debian 14, since Debian 12's is of before Docker could use containerd's
-# snapshotters).
+# namespace of their own, with a /run, /tmp and /var/tmp of their own, and all is taken
+# away again, also after a failure. Images come from .cache/hellobench (make
+# hellobench-images), programs from bin and .cache/stack; what is missing is built
+# there, or fetched (docker: that of Debian 14, since Debian 12's is of before Docker
+# could use containerd's snapshotters).
 #
 #   IMAGES    which images; default: busybox redis postgres python gcc
 #
@@ -18,8 +17,7 @@ cd "$(dirname "$0")/.."
 
 images=${IMAGES:-busybox redis postgres python gcc}
 clients=("$@")
-[ $# -gt 0 ] || clients=(ctr crictl docker)
-stack=${STACK_DIR:-$PWD/.cache/stack}
+[ $# -gt 0 ] || clients=(ctr nerdctl crictl docker)
 port=5000
 
 fail() {
@@ -44,15 +42,25 @@ if [ -z "${CLIENTS_INSIDE:-}" ]; then
 	[ -x bin/hellobench ] || go build -o bin/hellobench ./bench/hellobench
 	# shellcheck disable=SC2086
 	bin/hellobench build $images hello-world
-	CLIENTS_INSIDE=1 exec unshare --net --mount -- "$0" "${clients[@]}"
+	work=$(mktemp -d /var/tmp/clients.XXXXXX)
+	trap '[ -n "${KEEP:-}" ] || rm -rf --one-file-system "$work"' EXIT
+	CLIENTS_INSIDE=$work unshare --net --mount -- "$0" "${clients[@]}"
+	exit
 fi
 ip link set lo up
 
-# Daemons find a /run of their own, and leave that of the machine alone.
-work=$(mktemp -d /var/tmp/clients.XXXXXX)
-mkdir "$work/run" "$work/tmp"
+# Daemons find a /run, /tmp and /var/tmp of their own, and leave those of the machine
+# alone. This tree, which may be in one of them, is below /run too.
+work=$CLIENTS_INSIDE
+mkdir -p "$work"/{run/tree,run/work,tmp,var-tmp}
 mount --bind "$work/run" /run
-export TMPDIR=$work/tmp
+mount --rbind . /run/tree
+mount --bind "$work" /run/work
+cd /run/tree
+work=/run/work stack=${STACK_DIR:-$PWD/.cache/stack}
+mount --bind $work/tmp /tmp
+mount --bind $work/var-tmp /var/tmp
+unset TMPDIR
 pids=()
 cleanup() {
 	status=$?
@@ -69,7 +77,6 @@ cleanup() {
 		while read -r target; do bin/slacker-client --server "$api" --state-dir "$work/att" detach --force "$target"; done
 	[ -z "${slackerd:-}" ] || { kill "$slackerd" && wait "$slackerd"; } 2>/dev/null
 	awk -v dir="$work/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | tac | xargs -r -n1 umount -l
-	[ -n "${KEEP:-}" ] || rm -rf --one-file-system "$work"
 	exit $status
 }
 trap cleanup EXIT
@@ -155,7 +162,7 @@ await() {
 	local text=$1
 	shift
 	for _ in $(seq 1200); do
-		if "$@" 2>/dev/null | grep -q "$text"; then return; fi
+		if "$@" 2>&1 | grep "$text" >/dev/null; then return; fi # -q would end the writer
 		sleep 0.05
 	done
 	echo "it does not say $text: $("$@" 2>&1 | tail -n 3)"
@@ -169,7 +176,7 @@ crictl_() { "$stack/crictl/bin/crictl" --runtime-endpoint "unix://$work/c.sock" 
 snapshotter_of() {
 	case $client in
 	docker) docker_ inspect -f '{{.Driver}}' "$id" ;;
-	nerdctl) ctr_ containers info "$(nerdctl_ inspect -f '{{.Id}}' "$id")" ;;
+	nerdctl) ctr_ containers info "$(nerdctl_ inspect -f '{{.Id}}' "$id" 2>/dev/null)" ;;
 	crictl) ctr_ containers info "$container" ;;
 	ctr) ctr_ containers info "$id" ;;
 	esac | sed -n 's/^ *"Snapshotter": "\(.*\)".*/\1/; /^[a-z]*$/p' # of JSON, or the name alone

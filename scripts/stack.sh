@@ -9,7 +9,7 @@
 #   v2       containerd 2, ctr and the shim, built from Go modules
 #   stargz   the lazy-loading snapshotter that is compared with
 #   crictl   a client of Kubernetes' interface
-#   nerdctl  nerdctl, from bench/peers/nerdctl; its module not every proxy serves
+#   nerdctl  nerdctl, from bench/peers/nerdctl
 #
 # Without a group: debian, forky, v2, stargz.
 set -euo pipefail
