@@ -25,12 +25,13 @@ type metricFamily struct {
 	of               func(p *metricText, name string, a *attachedFigures)
 }
 
-// attachedFigures is what is known of one attachment; figures is empty where its
-// driver counts nothing.
+// attachedFigures is what is known of one attachment: figures of the fuse driver,
+// stat of the kernel's nbd.
 type attachedFigures struct {
 	*state
 	alive bool
 	figures
+	stat *deviceStat
 }
 
 func single(value func(a *attachedFigures) float64) func(*metricText, string, *attachedFigures) {
@@ -58,6 +59,18 @@ func byOperation(value func(o *fusefile.Operation) uint64) func(*metricText, str
 	}
 }
 
+func ofDevice(value func(o *deviceOperation) float64) func(*metricText, string, *attachedFigures) {
+	return func(p *metricText, name string, a *attachedFigures) {
+		if a.stat == nil {
+			return
+		}
+		for i := range a.stat.operations {
+			o := &a.stat.operations[i]
+			p.line(name, value(o), "target", a.Target, "device", a.stat.device, "operation", o.name)
+		}
+	}
+}
+
 func ofCache(value func(a *attachedFigures) uint64) func(*metricText, string, *attachedFigures) {
 	return func(p *metricText, name string, a *attachedFigures) {
 		if a.Cache != nil {
@@ -78,6 +91,14 @@ var metricFamilies = []metricFamily{
 	{"slacker_worker_operation_errors_total", "counter", "Requests of the kernel that failed.", byOperation(func(o *fusefile.Operation) uint64 { return o.Failed })},
 	{"slacker_worker_operation_bytes_total", "counter", "Bytes that successful requests of the kernel were about.", byOperation(func(o *fusefile.Operation) uint64 { return o.Bytes })},
 	{"slacker_worker_operation_seconds", "histogram", "Time from a request of the kernel to its answer.", operationTimes},
+	{"slacker_worker_device_operations_total", "counter", "Requests to the nbd device that have ended.", ofDevice(func(o *deviceOperation) float64 { return float64(o.count) })},
+	{"slacker_worker_device_bytes_total", "counter", "Bytes that requests to the nbd device were about.", ofDevice(func(o *deviceOperation) float64 { return float64(o.bytes) })},
+	{"slacker_worker_device_seconds_total", "counter", "Time that requests to the nbd device took, summed.", ofDevice(func(o *deviceOperation) float64 { return o.took.Seconds() })},
+	{"slacker_worker_device_in_flight", "gauge", "Requests to the nbd device that have not ended.", func(p *metricText, name string, a *attachedFigures) {
+		if a.stat != nil {
+			p.line(name, float64(a.stat.inFlight), "target", a.Target, "device", a.stat.device)
+		}
+	}},
 	{"slacker_worker_cache_hit_bytes_total", "counter", "Bytes that were read from the worker's cache.", ofCache(func(a *attachedFigures) uint64 { return a.Cache.HitBytes })},
 	{"slacker_worker_cache_miss_bytes_total", "counter", "Bytes that could have been in the cache and were read from the server.", ofCache(func(a *attachedFigures) uint64 { return a.Cache.MissBytes })},
 	{"slacker_worker_cache_passed_bytes_total", "counter", "Bytes that the cache may not have and were read from the server.", ofCache(func(a *attachedFigures) uint64 { return a.Cache.PassedBytes })},
@@ -132,9 +153,15 @@ func (p *metricText) line(name string, value float64, labels ...string) {
 }
 
 // Metrics returns what the attachments of this host do, in Prometheus' text
-// format. It asks neither the server nor the kernel, and waits for nothing.
-func (w *Worker) Metrics() ([]byte, error) {
-	states, faults, err := w.store.all()
+// format. It asks no server, and waits for nothing.
+func (w *Worker) Metrics() ([]byte, error) { return nbdDriver{store: w.store}.metrics() }
+
+func (d nbdDriver) metrics() ([]byte, error) {
+	states, faults, err := d.store.all()
+	if err != nil {
+		return nil, err
+	}
+	devices, err := d.connected()
 	if err != nil {
 		return nil, err
 	}
@@ -154,9 +181,12 @@ func (w *Worker) Metrics() ([]byte, error) {
 	p.line("slacker_worker_unreadable_attachments", float64(len(faults)))
 	var all []*attachedFigures
 	for _, s := range states[:min(len(states), maxMetricTargets)] {
-		a := &attachedFigures{state: s, alive: agent{w.store, s.Target}.pid() != 0}
-		if f := w.store.figures(s.Target); f != nil {
+		a := &attachedFigures{state: s, alive: agent{d.store, s.Target}.pid() != 0}
+		if f := d.store.figures(s.Target); f != nil {
 			a.figures = *f
+		}
+		if n, ok := devices[s.AttachmentID]; ok {
+			a.stat = d.stat(fmt.Sprintf("nbd%d", n))
 		}
 		all = append(all, a)
 	}

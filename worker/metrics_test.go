@@ -1,11 +1,16 @@
 package worker
 
 import (
+	"bytes"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
 	"github.com/slackerd/slacker/cmd/shown"
 	"github.com/slackerd/slacker/fusefile"
@@ -45,6 +50,50 @@ func TestMetrics(t *testing.T) {
 	shown.Metrics(t, "../docs/METRICS.md", text, "slacker_worker_")
 	_, err = w.Detach(t.Context(), "v", false)
 	must(t, err)
+}
+
+// TestDeviceMetrics: of an nbd device there is what the kernel counts of it, and
+// Prometheus reads the text.
+func TestDeviceMetrics(t *testing.T) {
+	d := nbdDriver{store: store{t.TempDir()}, sysfs: t.TempDir()}
+	must(t, d.store.save(&state{Version: stateVersion, Target: "v", Driver: driverNBD, AttachmentID: "att"}))
+	must(t, d.store.save(&state{Version: stateVersion, Target: "old", Driver: driverNBD, AttachmentID: "att3"}))
+	must(t, d.store.save(&state{Version: stateVersion, Target: "gone", Driver: driverNBD, AttachmentID: "att9"}))
+	for device, files := range map[string]map[string]string{
+		"nbd3": {"backend": "att\n", "pid": "9\n", "stat": "   10   1  24  1500  4  0  8  70  2  100  1600  3  0  2048  5  6  700\n"},
+		"nbd4": {"backend": "att3\n", "pid": "9\n", "stat": "1 0 2 3 0 0 0 0 0 0 0\n"}, // of a kernel that counts reads and writes only
+	} {
+		must(t, os.MkdirAll(d.sys("block", device), 0o755))
+		for name, text := range files {
+			must(t, os.WriteFile(d.sys("block", device, name), []byte(text), 0o600))
+		}
+	}
+	text, err := d.metrics()
+	must(t, err)
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
+	must(t, err)
+	got := map[string]float64{}
+	for name, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			got[strings.TrimPrefix(name, "slacker_worker_")] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			name = f.GetName()
+		}
+	}
+	want := map[string]float64{"attachments fuse": 0, "attachments nbd": 3, "unreadable_attachments": 0, "attachment_up v": 0, "attachment_up old": 0, "attachment_up gone": 0,
+		"device_operations_total v nbd3 read": 10, "device_bytes_total v nbd3 read": 24 * 512, "device_seconds_total v nbd3 read": 1.5,
+		"device_operations_total v nbd3 write": 4, "device_bytes_total v nbd3 write": 8 * 512, "device_seconds_total v nbd3 write": 0.07,
+		"device_operations_total v nbd3 discard": 3, "device_bytes_total v nbd3 discard": 1 << 20, "device_seconds_total v nbd3 discard": 0.005,
+		"device_operations_total v nbd3 flush": 6, "device_bytes_total v nbd3 flush": 0, "device_seconds_total v nbd3 flush": 0.7,
+		"device_operations_total old nbd4 read": 1, "device_bytes_total old nbd4 read": 1024, "device_seconds_total old nbd4 read": 0.003,
+		"device_operations_total old nbd4 write": 0, "device_bytes_total old nbd4 write": 0, "device_seconds_total old nbd4 write": 0,
+		"device_in_flight v nbd3": 2, "device_in_flight old nbd4": 0}
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
 }
 
 func syncDir(dir string) error {

@@ -102,18 +102,25 @@ func (d nbdDriver) device(s *state) (string, error) {
 	return fmt.Sprintf("/dev/nbd%d", index), nil
 }
 
-// index finds the connected device of an attachment by its backend identifier.
+// index finds the connected device of an attachment.
 func (d nbdDriver) index(attachmentID string) (index uint32, ok bool, err error) {
-	if attachmentID == "" {
-		return 0, false, nil
-	}
+	all, err := d.connected()
+	index, ok = all[attachmentID]
+	return index, ok, err
+}
+
+// connected returns the connected devices by their backend identifiers, which are
+// the attachments.
+func (d nbdDriver) connected() (map[string]uint32, error) {
 	names, err := filepath.Glob(d.sys("block", "nbd*", "backend"))
 	if err != nil {
-		return 0, false, block.Errorf(block.Internal, "list nbd devices: %w", err)
+		return nil, block.Errorf(block.Internal, "list nbd devices: %w", err)
 	}
+	all := map[string]uint32{}
 	for _, name := range names {
 		b, err := os.ReadFile(name)
-		if err != nil || strings.TrimSpace(string(b)) != attachmentID {
+		id := strings.TrimSpace(string(b))
+		if err != nil || id == "" {
 			continue
 		}
 		dir := filepath.Dir(name)
@@ -122,10 +129,10 @@ func (d nbdDriver) index(attachmentID string) (index uint32, ok bool, err error)
 		}
 		n, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(dir), "nbd"), 10, 32)
 		if err == nil {
-			return uint32(n), true, nil
+			all[id] = uint32(n)
 		}
 	}
-	return 0, false, nil
+	return all, nil
 }
 
 func (d nbdDriver) healthy(ctx context.Context, s *state, executable string) error {

@@ -14,7 +14,7 @@ func metricsCommand(f *flags) *cobra.Command {
 		Use:   "metrics [--textfile FILE]",
 		Short: "print what attachments do, for Prometheus",
 		Long: `metrics prints what the attachments of this host do, in Prometheus' text format:
-operations, bytes, errors and times of the fuse driver, its connections, and what
+operations, bytes and times, with the fuse driver also errors, connections, and what
 its cache did. The figures are at most about a second old. It asks no server, so
 that it also works while that is away.
 

@@ -18,6 +18,9 @@ cp /bin/busybox /mnt/v/b
 sha256sum /mnt/v/a >/tmp/sum
 sync
 rm /mnt/v/b
+step metrics
+slacker-client metrics | grep 'device_bytes_total{target="v",device="nbd[0-9]*",operation="write"} ' >/tmp/written || die "no metrics of the device"
+awk '$2 < 24 * 1024 * 1024 { exit 1 }' /tmp/written || die "too few bytes: $(cat /tmp/written)"
 step fstrim
 /usr/bin/fstrim -v /mnt/v || die fstrim
 step detach
