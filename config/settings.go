@@ -134,7 +134,7 @@ var settings = []setting{
 			return putBytes(&c.NBD.MaxInFlightBytes, v[0], 128*kib, 1024*gib, 1)
 		}},
 	{key: "nbd.max_total_bytes", def: []string{"1GiB"}, want: "a size from 128KiB to 1TiB, at least nbd.max_in_flight_bytes",
-		doc: "The buffers of all connections' commands together. A connection whose replies are not read holds about 2 MiB beside it.",
+		doc: "The buffers of all connections' commands together, and of replies that are not read. A connection holds at most half a MiB beside it.",
 		put: func(c *Config, v []string) error { return putBytes(&c.NBD.MaxTotalBytes, v[0], 128*kib, 1024*gib, 1) }},
 	{key: "nbd.slow_request", def: []string{"1s"}, want: "a duration from 1ms to 1h",
 		doc: "Commands that take as long are logged, with where the time went; at most one a second after the first ten.",

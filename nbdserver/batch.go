@@ -13,9 +13,22 @@ func (c *conn) room(nBytes int) {
 		c.flush()
 	}
 	if c.batch == nil {
-		c.batch = newBuffer(batchBytes)
+		c.batch = c.newBatch()
 		c.batch.from, c.batch.to = headBytes, headBytes
 	}
+}
+
+// newBatch returns a buffer for replies. One of a connection is its own; while
+// replies are on their way it takes another one from its budget, or waits for
+// them. It never waits for what others hold.
+func (c *conn) newBatch() *buffer {
+	if c.out.busy() {
+		if b := c.mem.tryBuffer(batchBytes); b != nil {
+			return b
+		}
+		c.out.idle()
+	}
+	return newBuffer(batchBytes)
 }
 
 // batchTail returns the batch to append to; appended takes it back.
@@ -26,11 +39,15 @@ func (c *conn) appended(b []byte) { c.batch.to = len(b) }
 // flush sends the batch. Writes in it are settled first; when that fails
 // nobody is told that they were done.
 func (c *conn) flush() {
-	if c.batch == nil || c.batch.to == c.batch.from {
-		return
-	}
 	b := c.batch
 	c.batch = nil
+	if b == nil {
+		return
+	}
+	if b.to == b.from {
+		b.release() // nobody holds what is empty while it waits
+		return
+	}
 	if c.unsettled {
 		c.unsettled = false
 		if err := c.dev.Settle(); err != nil {

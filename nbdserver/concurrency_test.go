@@ -259,6 +259,64 @@ func TestUnreadReplies(t *testing.T) {
 	}
 }
 
+// TestUnreadTogether: replies that many clients ask for and nobody reads take no
+// more memory together than TotalBytes and a fixed part of each connection.
+func TestUnreadTogether(t *testing.T) {
+	const clients, total, fixed, pages = 48, 24 << 20, 640 << 10, 2048
+	page := bytes.Repeat([]byte{1}, 4096)
+	for name, then := range map[string]ask{
+		"small reads": {cmd: cRead, length: 60 << 10}, "statuses": {cmd: cStatus, length: 2 * pages * 4096},
+		"results": {cmd: cFlush},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := nbdtest.NewMemory("vol", nbdtest.DefaultInfo(32<<20))
+			m.Slow = func(_ uint64, n int) bool { return n > 64<<10 }
+			var slow atomic.Int32
+			m.Hook = func(_ context.Context, c nbdtest.Call) error {
+				if c.Op == "ReadAt" {
+					slow.Add(1)
+				}
+				return nil
+			}
+			r := start(t, m, func(o *nbdserver.Options) {
+				o.Limits.RequestBytes, o.Limits.InFlightBytes, o.Limits.TotalBytes = 1<<20, total, total
+			})
+			w := enterMode(t, r, extended)
+			for i := range uint64(pages) { // every other page: a status of many extents
+				a := ask{cmd: cWrite, off: 2 * i * 4096, length: 4096, payload: page}
+				w.send(a)
+				w.wantResult(nbdserver.OK, a)
+			}
+			before := heapBytes()
+			var peers []*modePeer
+			for range clients {
+				p := enterMode(t, r, extended)
+				// At once, so that others than the reader answer these and fill the socket.
+				p.write(bytes.Repeat(extended.bytes(ask{cmd: cRead, length: 120 << 10}), 3))
+				peers = append(peers, p)
+			}
+			until(t, "slow reads", func() bool { return slow.Load() == 3*clients })
+			var flood sync.WaitGroup
+			for _, p := range peers {
+				flood.Go(func() {
+					all := bytes.Repeat(extended.bytes(then), 5000)
+					for err := error(nil); err == nil; { // until the server has taken nothing for a second
+						if err = p.nc.SetWriteDeadline(time.Now().Add(time.Second)); err == nil {
+							_, err = p.nc.Write(all)
+						}
+					}
+				})
+			}
+			flood.Wait()
+			n := int(heapBytes()) - int(before)
+			t.Logf("%d clients hold %d KiB", clients, n>>10)
+			if n > total+clients*fixed {
+				t.Errorf("%d clients that read nothing hold %d KiB, want at most %d and %d each", clients, n>>10, total>>10, fixed>>10)
+			}
+		})
+	}
+}
+
 // TestStalledPayload: a WRITE whose payload does not come ends the connection.
 func TestStalledPayload(t *testing.T) {
 	for _, length := range []uint32{4096, 1 << 20, 40 << 20} {

@@ -39,8 +39,8 @@ const (
 // Limits bound what clients can use up.
 type Limits struct {
 	// Connections bounds the connections open at once; more are closed at once.
-	// Each holds about 130 KiB when idle, and at most some 2 MiB of replies that
-	// nobody takes, beside the buffers that TotalBytes bounds.
+	// Each holds about 130 KiB when idle, and at most half a MiB beside the
+	// buffers that TotalBytes bounds, when nobody takes its replies.
 	Connections int
 	// Negotiations bounds those of them that have not opened an export yet, so
 	// that who only connects cannot keep out who works.
@@ -63,9 +63,10 @@ type Limits struct {
 	RequestBytes int
 	// InFlightRequests bounds the commands of one connection that wait.
 	InFlightRequests int
-	// InFlightBytes bounds the buffers of one connection's commands.
+	// InFlightBytes bounds the buffers of one connection's commands, and of replies
+	// that nobody takes.
 	InFlightBytes int
-	// TotalBytes bounds the buffers of all connections' commands together.
+	// TotalBytes bounds those of all connections together.
 	TotalBytes int
 	// StatusExtents bounds the extents of one BLOCK_STATUS reply.
 	StatusExtents int

@@ -254,18 +254,20 @@ func TestTotalBytes(t *testing.T) {
 	}
 }
 
+// heapBytes is what is in use.
+func heapBytes() uint64 {
+	runtime.GC()
+	runtime.GC() // the first moves what pools hold aside, the second frees it
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.HeapAlloc
+}
+
 // TestIdleCost: a connection that is idle after some use holds little memory.
 func TestIdleCost(t *testing.T) {
 	const n, want = 100, 256 << 10
 	r := start(t, newVol())
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC() // the first moves what pools hold aside, the second frees it
-		var s runtime.MemStats
-		runtime.ReadMemStats(&s)
-		return s.HeapAlloc
-	}
-	before := heap()
+	before := heapBytes()
 	for range n {
 		p := enterMode(t, r, extended)
 		p.alive()
@@ -276,7 +278,7 @@ func TestIdleCost(t *testing.T) {
 			p.readData(ask{cmd: cRead, length: 1 << 20})
 		}
 	}
-	if cost := (int64(heap()) - int64(before)) / n; cost > want {
+	if cost := (int64(heapBytes()) - int64(before)) / n; cost > want {
 		t.Errorf("an idle connection holds %d KiB, want at most %d", cost>>10, want>>10)
 	} else {
 		t.Logf("an idle connection holds %d KiB", cost>>10)

@@ -12,8 +12,9 @@ import (
 // send waits too.
 const maxQueuedBytes = 1 << 20
 
-// keepSmallBytes bounds the memory for small replies that is kept for the next.
-const keepSmallBytes = 256 << 10
+// maxSmallBytes is maxQueuedBytes of small replies, whose memory is in no budget;
+// more of it is not kept for the next either.
+const maxSmallBytes = 64 << 10
 
 // sender writes replies. Any goroutine of the connection may send; the first
 // one writes, also for those that come while it does, so that many replies
@@ -44,7 +45,7 @@ func (s *sender) init(c *conn) {
 // the queue unless another goroutine is at it. After kill it drops them.
 func (s *sender) send(small []byte, b *buffer) {
 	s.mu.Lock()
-	for s.writing && s.queued > maxQueuedBytes {
+	for s.writing && (s.queued > maxQueuedBytes || len(s.small) > maxSmallBytes) {
 		s.moved.Wait()
 	}
 	s.small = append(s.small, small...)
@@ -59,6 +60,22 @@ func (s *sender) send(small []byte, b *buffer) {
 	}
 	s.writing = true
 	s.drain()
+}
+
+// busy reports whether replies are on their way.
+func (s *sender) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writing
+}
+
+// idle waits until no replies are on their way.
+func (s *sender) idle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.writing {
+		s.moved.Wait()
+	}
 }
 
 // exclusive has fn write whole replies when nobody else writes; what others
@@ -107,7 +124,7 @@ func (s *sender) write() {
 			s.c.kill(block.Errorf(block.IO, "send replies: %w", err))
 		}
 	}
-	if cap(s.wroteSmall) > keepSmallBytes {
+	if cap(s.wroteSmall) > maxSmallBytes {
 		s.wroteSmall = nil
 	}
 	for i, b := range s.wroteBig {

@@ -2,6 +2,7 @@ package nbdserver
 
 import (
 	"context"
+	"math/bits"
 	"sync"
 
 	"github.com/slackerd/slacker/block"
@@ -11,38 +12,61 @@ import (
 // then covers less than was asked for, which the protocol allows.
 const maxStatusBytes = 64 << 30
 
-// status is the memory of one BLOCK_STATUS.
+// status is the memory of one BLOCK_STATUS while it is worked out.
 type status struct {
 	extents []Extent
 	runs    []Status
-	reply   []byte
 }
 
 var statuses = sync.Pool{New: func() any { return new(status) }}
 
+// maxExtentBytes is what an extent takes in a reply, and maxContextBytes what a
+// context takes beside its extents.
+const (
+	maxExtentBytes  = 16
+	maxContextBytes = extendedChunkBytes + 8
+)
+
+// statusExtents returns how many extents of each context a BLOCK_STATUS may be
+// answered with: so many that the reply is no longer than the data of a READ may
+// be.
+func (c *conn) statusExtents(r *request) int {
+	if r.flags&cmdFlagReqOne != 0 {
+		return 1
+	}
+	each := c.srv.limits.RequestBytes / bits.OnesCount32(r.contexts)
+	return min(c.srv.limits.StatusExtents, (each-maxContextBytes)/maxExtentBytes)
+}
+
+// statusBytes returns how long the reply to a BLOCK_STATUS can be.
+func (c *conn) statusBytes(r *request) int {
+	return bits.OnesCount32(r.contexts) * (maxContextBytes + maxExtentBytes*c.statusExtents(r))
+}
+
+// runStatus works out a BLOCK_STATUS into the command's buffer and sends that.
 func (c *conn) runStatus(ctx context.Context, r *request) {
+	b := r.buf
+	r.buf = nil
 	s := statuses.Get().(*status)
-	defer statuses.Put(s)
-	err := c.collectStatus(ctx, r, s)
+	reply, err := c.collectStatus(ctx, r, s, b.data(c.statusBytes(r))[:0])
+	statuses.Put(s)
 	e, ok := c.result(r, err)
-	switch {
-	case !ok:
-	case e != OK:
+	if ok && e == OK {
+		b.from, b.to = headBytes, headBytes+len(reply)
+		c.out.send(nil, b)
+		return
+	}
+	b.release()
+	if ok {
 		c.sendResult(r, e, err)
-	default:
-		c.out.send(s.reply, nil)
 	}
 }
 
-// collectStatus makes the reply to a BLOCK_STATUS: one chunk for each context
-// that is asked for.
-func (c *conn) collectStatus(ctx context.Context, r *request, s *status) (err error) {
-	limit := c.srv.limits.StatusExtents
-	if r.flags&cmdFlagReqOne != 0 {
-		limit = 1
-	}
+// collectStatus appends the reply to a BLOCK_STATUS to reply: one chunk for each
+// context that is asked for.
+func (c *conn) collectStatus(ctx context.Context, r *request, s *status, reply []byte) (_ []byte, err error) {
+	limit := c.statusExtents(r)
 	nBytes := min(r.lengthBytes, maxStatusBytes)
-	s.reply = s.reply[:0]
 	left := r.contexts
 	for i := range c.contexts {
 		if left&(1<<i) == 0 {
@@ -58,15 +82,15 @@ func (c *conn) collectStatus(ctx context.Context, r *request, s *status) (err er
 			err = checkRuns(s.runs, nBytes, limit, c.info.MinBlockBytes)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		flags := uint16(0)
 		if left == 0 {
 			flags = chunkFlagDone
 		}
-		s.reply = c.headers.appendStatus(s.reply, flags, r, uint32(i+1), s.runs)
+		reply = c.headers.appendStatus(reply, flags, r, uint32(i+1), s.runs)
 	}
-	return nil
+	return reply, nil
 }
 
 // allocation asks for what base:allocation says.

@@ -27,10 +27,6 @@ func (c *conn) transmit() error {
 	c.workers.stop()
 	c.flush()
 	c.lend.shut()
-	if c.batch != nil {
-		c.batch.release()
-		c.batch = nil
-	}
 	if errors.Is(err, errEnd) {
 		c.paused = true
 		return nil
@@ -174,7 +170,7 @@ func (c *conn) dispatch(r *request) error {
 		c.pipelined = pipelinedFor
 	}
 	if c.pipelined == 0 {
-		if r.cmd == CmdRead {
+		if r.cmd != CmdWrite { // its payload stays where it is until this returns
 			if err := c.ownBuffer(r); err != nil {
 				return err
 			}
@@ -191,15 +187,20 @@ func (c *conn) dispatch(r *request) error {
 	return nil
 }
 
-// ownBuffer gives a command that carries data a buffer of its own before it is
-// handed out. Memory is always waited for here and never by the goroutine that
+// ownBuffer gives a command that carries data or a status a buffer of its own
+// before it is handed out. Memory is always waited for here and never by the goroutine that
 // runs a command: so what holds memory goes on, and those that wait for it get
 // it.
 func (c *conn) ownBuffer(r *request) error {
-	if r.buf != nil || r.cmd != CmdRead && r.cmd != CmdWrite {
+	n := int(r.lengthBytes)
+	switch {
+	case r.buf != nil:
+		return nil
+	case r.cmd == CmdBlockStatus:
+		n = c.statusBytes(r)
+	case r.cmd != CmdRead && r.cmd != CmdWrite:
 		return nil
 	}
-	n := int(r.lengthBytes)
 	b, err := c.newBuffer(n)
 	if err != nil {
 		return err
