@@ -16,9 +16,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
@@ -59,28 +61,59 @@ type PushOptions struct {
 // server: a snapshot under the name of the layers' chain, a manifest, and a layer
 // of a few bytes that stands for what changed. No data is read or moved. Result's
 // Image is the digest.
+//
+// The manifest comes last: whoever finds it finds all that it names.
 func Push(ctx context.Context, o PushOptions) (Result, error) {
 	started := time.Now()
 	if err := o.check(); err != nil {
 		return Result{}, err
 	}
-	base, err := openBase(ctx, o.Base, o.PlainHTTP)
+	dest, err := referenceOf(o.Dest, o.PlainHTTP)
 	if err != nil {
 		return Result{}, err
 	}
-	img, chain, err := o.build(base)
+	failed := func(err error) error { return block.Errorf(block.IO, "push %s to %s: %w", o.Volume, o.Dest, err) }
+	pusher, err := remote.NewPusher(remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain))
 	if err != nil {
-		return Result{}, block.Wrap(block.IO, err, "push "+o.Volume)
+		return Result{}, failed(err)
 	}
-	if err := o.publish(ctx, chain); err != nil {
+	sign, err := signOf(o.Volume)
+	if err != nil {
+		return Result{}, failed(err)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	upload := func(l v1.Layer) {
+		g.Go(func() error {
+			if err := pusher.Upload(gctx, dest.Context(), l); err != nil {
+				return failed(err)
+			}
+			return nil
+		})
+	}
+	var img v1.Image
+	upload(sign)
+	g.Go(func() error {
+		base, err := openBase(gctx, o.Base, o.PlainHTTP)
+		if err != nil {
+			return err
+		}
+		var chain string
+		var config v1.Layer
+		if img, config, chain, err = o.build(base, sign); err != nil {
+			return failed(err)
+		}
+		upload(config)
+		return o.publish(gctx, chain)
+	})
+	if err := g.Wait(); err != nil {
 		return Result{}, err
 	}
-	ref, err := referenceOf(o.Dest, o.PlainHTTP)
-	if err != nil {
-		return Result{}, err
+	put := pusher.Push
+	if base, err := referenceOf(o.Base, o.PlainHTTP); err == nil && base.Context() == dest.Context() {
+		put = pusher.Put // the repository has the other layers
 	}
-	if err := remote.Write(ref, img, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)); err != nil {
-		return Result{}, block.Errorf(block.IO, "push %s to %s: %w", o.Volume, o.Dest, err)
+	if err := put(ctx, dest, img); err != nil {
+		return Result{}, failed(err)
 	}
 	digest, err := img.Digest()
 	return Result{Format: FormatOCI, Image: digest.String(), Took: time.Since(started)}, err
@@ -95,33 +128,26 @@ func (o *PushOptions) check() error {
 			return block.Errorf(block.Invalid, "push %s: image %q: want %sHOST/NAME:TAG", o.Volume, ref, registryPrefix)
 		}
 	}
-	if _, err := referenceOf(o.Dest, o.PlainHTTP); err != nil {
-		return err
-	}
 	return block.CheckVolumeName(o.Volume)
 }
 
-// build puts the layer onto the base, and returns the chain's id.
-func (o *PushOptions) build(base v1.Image) (v1.Image, string, error) {
-	sign, err := signOf(o.Volume)
-	if err != nil {
-		return nil, "", err
-	}
+// build puts the layer onto the base, and returns the image's configuration as a
+// blob and the chain's id too.
+func (o *PushOptions) build(base v1.Image, sign v1.Layer) (img v1.Image, config v1.Layer, chain string, err error) {
 	// The library takes the digest of the blob for that of the content, as it is
 	// for a layer that is not compressed.
-	img, err := mutate.Append(base, mutate.Addendum{
-		Layer: static.NewLayer(sign, snapshotLayer), MediaType: snapshotLayer,
+	img, err = mutate.Append(base, mutate.Addendum{
+		Layer: sign, MediaType: snapshotLayer,
 		History: v1.History{Created: v1.Time{Time: time.Now().UTC().Truncate(time.Second)}, CreatedBy: "slacker snapshot of " + o.Volume},
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, nil, "", err
 	}
-	config, err := img.ConfigFile()
+	file, err := img.ConfigFile()
 	if err != nil {
-		return nil, "", err
+		return nil, nil, "", err
 	}
-	chain := ""
-	for _, id := range config.RootFS.DiffIDs {
+	for _, id := range file.RootFS.DiffIDs {
 		if chain != "" {
 			sum := sha256.Sum256([]byte(chain + " " + id.String()))
 			chain = "sha256:" + hex.EncodeToString(sum[:])
@@ -129,11 +155,12 @@ func (o *PushOptions) build(base v1.Image) (v1.Image, string, error) {
 		}
 		chain = id.String()
 	}
-	return img, chain, nil
+	config, err = partial.ConfigLayer(img)
+	return img, config, chain, err
 }
 
-// signOf is an archive without files that is like no other.
-func signOf(volume string) ([]byte, error) {
+// signOf is a layer of an archive without files that is like no other.
+func signOf(volume string) (v1.Layer, error) {
 	unique := make([]byte, 16)
 	if _, err := rand.Read(unique); err != nil {
 		return nil, err
@@ -142,7 +169,7 @@ func signOf(volume string) ([]byte, error) {
 	w := tar.NewWriter(&b)
 	err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "slacker", PAXRecords: map[string]string{
 		"comment": "the content of this layer is a snapshot of " + volume + ", " + hex.EncodeToString(unique)}})
-	return b.Bytes(), errors.Join(err, w.Close())
+	return static.NewLayer(b.Bytes(), snapshotLayer), errors.Join(err, w.Close())
 }
 
 // publish makes the snapshot, with the file system frozen if that is wanted.
