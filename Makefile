@@ -52,8 +52,8 @@ rig-systemd: ## run the installed units under systemd in QEMU, with the kernel's
 	RIG=1 $(GO) test -count=1 -v ./rig -run TestSystemd -rig.systemd
 
 .PHONY: rig-soak
-rig-soak: ## databases on the kernel's NBD client while everything fails, ROUNDS (3) times, in plaintext and TLS, TIMEOUT (5s)
-	RIG=1 $(GO) test -count=1 -v -timeout 120m ./rig -run TestSoak -rig.all -rig.rounds $(or $(ROUNDS),3) -rig.timeout $(or $(TIMEOUT),5s)
+rig-soak: ## databases on the kernel's NBD client while everything fails, ROUNDS (3) times, in plaintext and TLS, TIMEOUT (5s); forced detaches
+	RIG=1 $(GO) test -count=1 -v -timeout 120m ./rig -run 'TestSoak|TestForcedDetach' -rig.all -rig.rounds $(or $(ROUNDS),3) -rig.timeout $(or $(TIMEOUT),5s)
 
 .PHONY: fuzz
 fuzz: ## run every fuzzer for FUZZTIME (10s)

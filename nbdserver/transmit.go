@@ -164,7 +164,9 @@ func (c *conn) readLarge(r *request) error {
 }
 
 // dispatch runs a command that may wait: here when the client seems to wait for
-// it alone, else in another goroutine.
+// it alone, else in another goroutine. What comes behind one that runs here waits
+// for it, and the next pipelinedFor are handed out; to hand out each would cost a
+// client that does wait 3 to 5 us of each command.
 func (c *conn) dispatch(r *request) error {
 	if c.in.buffered() > 0 || c.workers.busy.Load() > 0 {
 		c.pipelined = pipelinedFor

@@ -276,3 +276,23 @@ func TestStaleWrite(t *testing.T) {
 		t.Error("the server held no write: this test tests nothing")
 	}
 }
+
+// A forced detach works whatever the server does, and leaves nothing on the worker.
+func TestForcedDetach(t *testing.T) {
+	if !*soakAll {
+		t.Skip("two minutes: make rig-soak")
+	}
+	h := newHost(t)
+	g := boot(t, "forced", strconv.Itoa(h.api))
+	g.await("RIG-AWAY\n", bootLimit)
+	h.kill()
+	g.await("RIG-BACK\n", guestLimit)
+	h.start()
+	g.await("RIG-HANG\n", guestLimit)
+	h.signal(syscall.SIGSTOP)
+	for strings.Count(g.text(), "RIG-BACK\n") < 2 && !strings.Contains(g.text(), "RIG-EXIT") {
+		time.Sleep(50 * time.Millisecond) // of waiting for the guest, which has limits of its own
+	}
+	h.signal(syscall.SIGCONT)
+	g.pass()
+}

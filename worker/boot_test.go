@@ -103,6 +103,39 @@ func TestEarlierBootServerAway(t *testing.T) {
 	must(t, err)
 }
 
+// TestForcedDetachRefused: when the server refuses to end an attachment, a forced
+// detach says so and leaves nothing here; the next one asks again.
+func TestForcedDetachRefused(t *testing.T) {
+	needRoot(t)
+	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
+	w := testWorker(t, testConfig(t, f))
+	rebooted(t, w, driverFuse)
+	refuse := func(err error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.refuse = err
+	}
+	refuse(block.Errorf(block.Permission, "not you"))
+	if _, err := w.Detach(t.Context(), "v", false); !block.Is(err, block.Permission) {
+		t.Errorf("detach: %v, want it refused", err)
+	}
+	if s, err := w.store.load("v"); s == nil || err != nil {
+		t.Errorf("state %+v (%v): it went without force", s, err)
+	}
+	if _, err := w.Detach(t.Context(), "v", true); !block.Is(err, block.Permission) {
+		t.Errorf("detach by force: %v, want it refused", err)
+	}
+	if s, err := w.store.load("v"); s != nil || err != nil {
+		t.Errorf("state %+v (%v) is left", s, err)
+	}
+	refuse(nil)
+	_, err := w.Detach(t.Context(), "v", false)
+	must(t, err)
+	if n := f.count(); n != 0 {
+		t.Errorf("%d attachments are left at the server", n)
+	}
+}
+
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {

@@ -36,7 +36,7 @@ const (
 	// settleTimeout bounds how long a kernel object may take to go away.
 	settleTimeout = 10 * time.Second
 	// forcedSyncTimeout is how long a forced detach waits for what is cached to
-	// reach the server.
+	// reach the server, and for the server to end the attachment.
 	forcedSyncTimeout = 5 * time.Second
 	// forcedSettleTimeout is the same where what stays in use is left alone.
 	forcedSettleTimeout = time.Second

@@ -11,7 +11,9 @@ import (
 
 // Detach undoes an attach. what is a target, its device, or a directory it is
 // mounted at. With force it unmounts lazily and goes on past everything that
-// does not work, data that is not yet at the server included.
+// does not work, data that is not yet at the server included: then nothing is
+// left here, also when the server refuses to end the attachment, which is the
+// error.
 func (w *Worker) Detach(ctx context.Context, what string, force bool) (target string, err error) {
 	if os.Geteuid() != 0 {
 		return "", block.Errorf(block.Permission, "detach %s: run as root (user id is %d)", what, os.Geteuid())
@@ -117,13 +119,14 @@ func (w *Worker) tearDown(ctx context.Context, s *state, force bool) error {
 	if err := w.step("remove the device", func() error { return d.down(ctx, s, force) }); err != nil {
 		return err
 	}
-	if err := w.step("detach at the server", func() error { return w.releaseAtServer(ctx, s, force) }); err != nil {
-		return err
+	refused := w.step("detach at the server", func() error { return w.releaseAtServer(ctx, s, force) })
+	if refused != nil && !force {
+		return refused
 	}
 	if s.MadeMountDir {
 		_ = os.Remove(s.MountDir) // somebody may have put something there: then it stays
 	}
-	return w.step("remove state", func() error { return w.store.remove(s.Target) })
+	return joinLine(refused, w.step("remove state", func() error { return w.store.remove(s.Target) }))
 }
 
 // settle unmounts the device and syncs it. It waits for the server, if need be
@@ -202,8 +205,13 @@ func (w *Worker) unmountAll(s *state, device string, force bool) error {
 }
 
 // releaseAtServer ends the attachment at the server. With force a server that
-// is away is no obstacle: a later attach or list --clean ends it there.
+// is away or hangs is no obstacle: a later attach or list --clean ends it there.
 func (w *Worker) releaseAtServer(ctx context.Context, s *state, force bool) error {
+	if force {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, forcedSyncTimeout)
+		defer cancel()
+	}
 	var err error
 	if s.AttachmentID != "" {
 		err = w.detachAtServer(ctx, s.AttachmentID)

@@ -77,6 +77,7 @@ type fakeServer struct {
 	opening func(slot string)
 	writing func(ctx context.Context, slot string, p []byte)
 	away    func() // ends the server
+	refuse  error  // what a Detach is answered with, guarded by mu
 	// snapshot is what all volumes started as, if they are of one.
 	snapshot []byte
 	trace    []byte        // of it, under mu
@@ -251,6 +252,9 @@ func (f *fakeServer) DeleteVolume(_ context.Context, r *connect.Request[slackerv
 func (f *fakeServer) Detach(_ context.Context, r *connect.Request[slackerv1.DetachRequest]) (*connect.Response[slackerv1.DetachResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return nil, api.ToConnect(f.refuse)
+	}
 	if f.attachments[r.Msg.GetAttachmentId()] == nil {
 		return nil, api.ToConnect(block.Errorf(block.NotFound, "no attachment %s", r.Msg.GetAttachmentId()))
 	}

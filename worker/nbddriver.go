@@ -152,7 +152,7 @@ func (d nbdDriver) healthy(ctx context.Context, s *state, executable string) err
 	return err
 }
 
-func (d nbdDriver) down(ctx context.Context, s *state, _ bool) error {
+func (d nbdDriver) down(ctx context.Context, s *state, force bool) error {
 	// The monitor first: it would connect again what is disconnected here. With
 	// TLS its relay goes with it, and the sockets die; what was to be written
 	// has been synced before.
@@ -175,7 +175,11 @@ func (d nbdDriver) down(ctx context.Context, s *state, _ bool) error {
 		_, still, err := d.index(s.AttachmentID)
 		return !still, err
 	}
-	if err := await(ctx, gone); err != nil {
+	limit := settleTimeout
+	if force { // the kernel clears it by itself once nobody has it open
+		limit = forcedSettleTimeout
+	}
+	if err := awaitFor(ctx, limit, gone); err != nil && !force {
 		device := fmt.Sprintf("/dev/nbd%d", index)
 		return block.Errorf(block.Busy, "%s is still in use%s: %w", device, users(device), err)
 	}

@@ -48,14 +48,16 @@ func TestRelay(t *testing.T) {
 // TestNBDDown: the device is disconnected only once the monitor has ended,
 // which would connect it again; and not at all when it is gone already.
 func TestNBDDown(t *testing.T) {
-	for _, connected := range []bool{true, false} {
+	for name, c := range map[string]struct{ connected, held, force bool }{
+		"connected": {connected: true}, "disconnected": {}, "by force, and somebody has it open": {connected: true, held: true, force: true},
+	} {
 		var order []string
 		d := nbdDriver{store: store{t.TempDir()}, sysfs: t.TempDir()}
 		s := &state{Target: "v", AttachmentID: "att7"}
 		dir := d.sys("block", "nbd3")
 		must(t, os.MkdirAll(dir, 0o755))
 		must(t, os.WriteFile(filepath.Join(dir, "backend"), []byte("att7\n"), 0o600))
-		if connected {
+		if c.connected {
 			must(t, os.WriteFile(filepath.Join(dir, "pid"), []byte("1\n"), 0o600))
 		}
 		ended := fakeMonitor(t, d.agent(s))
@@ -69,19 +71,22 @@ func TestNBDDown(t *testing.T) {
 			default:
 			}
 			order = append(order, fmt.Sprintf("command %d of nbd%d", m.Header.Command, decode(t, m.Data).numbers[nbdAttrIndex]))
+			if c.held {
+				return nil, nil
+			}
 			return nil, os.Remove(filepath.Join(dir, "pid"))
 		}
 		d.open = func() (*nbdLink, error) { return newNBDLink(genltest.Dial(genltest.ServeFamily(testFamily, kernel))) }
-		must(t, d.down(t.Context(), s, false))
+		must(t, d.down(t.Context(), s, c.force))
 		if pid := d.agent(s).pid(); pid != 0 {
-			t.Errorf("connected %v: the monitor lives on", connected)
+			t.Errorf("%s: the monitor lives on", name)
 		}
 		want := []string{"monitor ended", fmt.Sprintf("command %d of nbd3", nbdCmdDisconnect)}
-		if !connected {
+		if !c.connected {
 			want = nil
 		}
 		if !slices.Equal(order, want) {
-			t.Errorf("connected %v: %v, want %v", connected, order, want)
+			t.Errorf("%s: %v, want %v", name, order, want)
 		}
 	}
 }
