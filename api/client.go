@@ -28,6 +28,9 @@ const MaxResponseBytes = 64 << 20
 const (
 	dialTimeout = 5 * time.Second
 	idleTimeout = 30 * time.Second
+	// maxIdleConns is how many connections are kept for requests at once: each new
+	// one takes round trips to reach its rate.
+	maxIdleConns = 8
 )
 
 const addrWanted = "want http://HOST:PORT, https://HOST:PORT, tcp://HOST:PORT or unix:///PATH, for example " + DefaultAddr
@@ -64,7 +67,7 @@ func newClient(addr string, secure func() (*tls.Config, error), opts ...connect.
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	base := "http://" + target
-	transport := &http.Transport{IdleConnTimeout: idleTimeout, DialContext: dialer.DialContext}
+	transport := &http.Transport{IdleConnTimeout: idleTimeout, MaxIdleConnsPerHost: maxIdleConns, DialContext: dialer.DialContext}
 	if network == "tcp" && secure != nil {
 		base = "https://" + target
 		transport.DialTLSContext = func(ctx context.Context, network, target string) (net.Conn, error) {

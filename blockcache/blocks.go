@@ -123,10 +123,11 @@ func readAt(fd int, p []byte, offBytes int64, nowait bool) (got int, ok bool) {
 	return got, true
 }
 
-// Has reports whether a block may be there, without looking at its bytes.
-func (b *Base) Has(offBytes uint64) bool {
+// Has reports whether a block may be there, without looking at its bytes. With
+// nowait what it would have to wait for the disk for is not there.
+func (b *Base) Has(offBytes uint64, nowait bool) bool {
 	var sum [sumBytes]byte
-	got, ok := readAt(int(b.sums.Fd()), sum[:], int64(offBytes/block.Size*sumBytes), false)
+	got, ok := readAt(int(b.sums.Fd()), sum[:], int64(offBytes/block.Size*sumBytes), nowait)
 	return ok && got == sumBytes && binary.LittleEndian.Uint64(sum[:]) != 0
 }
 

@@ -107,7 +107,7 @@ func TestFillAndRead(t *testing.T) {
 		}
 	}
 	for i := range testBlocks {
-		if b.Has(uint64(i)*block.Size) != (i >= 3 && i < 12) {
+		if b.Has(uint64(i)*block.Size, false) != (i >= 3 && i < 12) {
 			t.Errorf("Has of block %d", i)
 		}
 	}
@@ -344,10 +344,10 @@ func TestRoom(t *testing.T) {
 	if total, _ := bytesOf(t, c); total > limit+c.stepBytes() {
 		t.Errorf("the cache takes %d bytes, the limit is %d", total, limit)
 	}
-	if held.Has(0) {
+	if held.Has(0, false) {
 		t.Error("what was attached first is still there")
 	}
-	if !inUse[4].Has(0) {
+	if !inUse[4].Has(0, false) {
 		t.Error("what was attached last is not there")
 	}
 	for _, b := range append(inUse, held) {

@@ -9,8 +9,10 @@
 //     this attachment writes, and [Volume] sees each of its writes.
 //   - trace: the blocks of a base that an earlier start of a clone of it read, in
 //     order; see package boottrace. This start is recorded to make the next.
-//   - prefetch: fetching the blocks of a trace that the cache has not, in batches,
-//     while the start goes on.
+//   - fetch: reading blocks of a base compressed, over a distant link: what a read
+//     misses, with a window of blocks around it, and the blocks of a trace, in
+//     batches, while the start goes on.
+//   - flight: the blocks of one fetch.
 //   - fill: keeping a block that was read in the cache of its base.
 //
 // Invariants:
@@ -28,10 +30,15 @@
 //	Z5  Nothing here fails or holds up a read that the server would have answered.
 //	    The goroutine that submits does not wait for the disk. Once the server has
 //	    refused the attachment for good nothing is answered from the cache.
-//	Z6  What is prefetched is read of the base itself, not of the volume, and so is
-//	    right whatever is written meanwhile. A read waits for blocks that are being
-//	    fetched, and for no others; one that waited looks into the cache, and what is
-//	    not there then it reads as if nothing had been fetched.
+//	Z6  What is fetched is read of the base itself, not of the volume, and so is
+//	    right whatever is written meanwhile; only clean blocks are. A read waits for
+//	    flights with blocks that it misses, and for no others. It is answered with
+//	    what they bring, whether that can be kept or not, so that nothing is fetched
+//	    twice for it.
+//	Z7  What flies is bounded: maxDemands fetches for reads of maxFetchBlocks, and
+//	    fetchers of the trace. A read of which not all flies, or whose fetch fails or
+//	    takes longer than demandPatience, is read plainly; and after a failure all
+//	    are, for a while.
 //
 // What Z1 leaves open: an attachment that another worker has taken over reads,
 // until it hears of that, what the volume was when it was taken, as it does from

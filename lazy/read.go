@@ -64,43 +64,62 @@ func (v *Volume) read(b *nbdclient.Batch, r *nbdclient.Request) bool {
 	from, to, ok := v.base.Read(r.Data, r.OffBytes, true)
 	switch {
 	case !ok:
-		v.later(r)
-	case v.awaits(r, from, to):
+		v.later(r, true)
+	case v.taken(r, from, to):
 	default:
 		v.complete(b, r, from*block.Size, to*block.Size)
 	}
 	return true
 }
 
-// awaits lets a read wait if blocks from to to of it, which are missing, are being
-// fetched.
-func (v *Volume) awaits(r *nbdclient.Request, from, to int) bool {
+// taken lets the fetcher have a read of which blocks from to to are missing.
+func (v *Volume) taken(r *nbdclient.Request, from, to int) bool {
 	first := r.OffBytes / block.Size
-	return from < to && v.prefetch != nil && v.prefetch.await(r, first+uint64(from), first+uint64(to))
+	return from < to && v.fetcher != nil && v.fetcher.take(r, first+uint64(from), first+uint64(to))
 }
 
-// later goes on with a read elsewhere, where it may wait for the disk.
-func (v *Volume) later(r *nbdclient.Request) {
-	v.closing.Lock()
-	defer v.closing.Unlock()
-	if v.closed {
+// later goes on with a read elsewhere, where it may wait for the disk; fetch: what
+// is missing may be fetched.
+func (v *Volume) later(r *nbdclient.Request, fetch bool) {
+	v.background(func() { v.readSlowly(r, fetch) }, func() {
 		go r.Done(r, block.Errorf(block.Unavailable, "the volume is closed"))
+	})
+}
+
+// background runs fn, for which Close waits; late once it waits.
+func (v *Volume) background(fn, late func()) {
+	v.closing.Lock()
+	if !v.closed {
+		v.running.Go(fn)
+		v.closing.Unlock()
 		return
 	}
-	v.running.Go(func() { v.readSlowly(r) })
+	v.closing.Unlock()
+	late()
 }
 
-func (v *Volume) readSlowly(r *nbdclient.Request) {
+func (v *Volume) readSlowly(r *nbdclient.Request, fetch bool) {
 	from, to, ok := v.base.Read(r.Data, r.OffBytes, false)
 	if !ok {
 		from, to = 0, len(r.Data)/block.Size
 	}
-	if v.awaits(r, from, to) {
+	if fetch && v.taken(r, from, to) {
 		return
 	}
 	b := v.session.NewBatch()
 	v.complete(b, r, from*block.Size, to*block.Size)
 	b.Send()
+}
+
+// finish ends a read that waited, or reads plainly what did not come.
+func (v *Volume) finish(w *waiter) {
+	if w.short || v.session.Lost() {
+		v.later(w.r, false)
+		return
+	}
+	v.stats.hit.Add(uint64(len(w.r.Data)) - w.asked*block.Size)
+	v.stats.miss.Add(w.asked * block.Size)
+	w.r.Done(w.r, nil)
 }
 
 // complete asks the server for the bytes [from, to) of a read, the others of
@@ -120,7 +139,7 @@ func (v *Volume) ask(b *nbdclient.Batch, r *nbdclient.Request, from, to int) {
 	q.outer = r
 	q.inner.Op, q.inner.OffBytes, q.inner.Data = nbdclient.OpRead, r.OffBytes+uint64(from), r.Data[from:to]
 	q.began = time.Time{}
-	if v.prefetch != nil && !v.distance.isKnown() {
+	if v.fetcher != nil && !v.distance.isKnown() {
 		q.began = time.Now()
 	}
 	b.Submit(&q.inner)

@@ -75,11 +75,7 @@ func (r *recorder) add(first, count uint64) bool {
 // old: a tenth of it is new. A start that read less than the old one does not
 // take its place.
 func (r *recorder) news(old []boottrace.Run) []boottrace.Run {
-	known := newCleanMap(r.seen.blocks * block.Size)
-	known.tell(known.blocks)
-	for _, o := range old {
-		known.mark(o.First, o.First+o.Count)
-	}
+	known := blocksOf(old, r.seen.blocks)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fresh := uint64(0)
@@ -96,4 +92,14 @@ func (r *recorder) news(old []boottrace.Run) []boottrace.Run {
 		return nil
 	}
 	return append([]boottrace.Run(nil), r.runs...)
+}
+
+// blocksOf marks the blocks of a trace.
+func blocksOf(trace []boottrace.Run, nBlocks uint64) *cleanMap {
+	m := newCleanMap(nBlocks * block.Size)
+	m.tell(m.blocks)
+	for _, r := range trace {
+		m.mark(r.First, r.First+r.Count)
+	}
+	return m
 }

@@ -2,7 +2,6 @@ package lazy
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -24,7 +23,7 @@ type Options struct {
 	// of offset and length in bytes, and the end of what the answer is about.
 	Dirty func(ctx context.Context, offBytes uint64) (runs []uint64, endBytes uint64, err error)
 	// Trace is what to read ahead, in this order, and Fetch reads blocks of the
-	// base for that; nil: nothing is read ahead.
+	// base, compressed on their way; nil: all is read from the session.
 	Trace []boottrace.Run
 	Fetch func(ctx context.Context, runs []boottrace.Run, p []byte) error
 	Log   *zap.Logger
@@ -42,7 +41,7 @@ type Volume struct {
 
 	trace    []boottrace.Run
 	recorder *recorder
-	prefetch *prefetch // or nil
+	fetcher  *fetcher // or nil
 	distance distance
 
 	reads   sync.Pool  // of *read
@@ -69,9 +68,9 @@ func New(session *nbdclient.Session, o Options) (*Volume, error) {
 	v.trace, v.recorder, v.distance.known = o.Trace, newRecorder(v.clean.blocks*block.Size), make(chan struct{})
 	ctx, stop := context.WithCancel(context.Background())
 	v.stop = stop
-	if len(o.Trace) > 0 && o.Fetch != nil {
-		v.prefetch = &prefetch{v: v, fetch: o.Fetch, queue: slices.Clone(o.Trace), flying: map[uint64][]*waiter{}}
-		v.running.Go(func() { v.prefetch.run(ctx) })
+	if o.Fetch != nil {
+		v.fetcher = newFetcher(ctx, v, o)
+		v.running.Go(v.fetcher.followTrace)
 	}
 	if o.Clean {
 		v.clean.tell(v.clean.blocks)
@@ -153,7 +152,7 @@ type Stats struct {
 	// FilledBytes were kept, DroppedBytes not, since the disk was too slow or full.
 	FilledBytes  uint64 `json:"filled_bytes"`
 	DroppedBytes uint64 `json:"dropped_bytes"`
-	// PrefetchedBytes were read ahead.
+	// PrefetchedBytes were kept before they were read.
 	PrefetchedBytes uint64 `json:"prefetched_bytes"`
 }
 

@@ -372,8 +372,14 @@ func TestLostIsLost(t *testing.T) {
 }
 
 // TestRandom: readers and writers of one clone after another, all at once, see
-// their own writes and else the snapshot.
+// their own writes and else the snapshot; read plainly, or fetched by windows, some
+// of which fail.
 func TestRandom(t *testing.T) {
+	t.Run("near", func(t *testing.T) { testRandom(t, false) })
+	t.Run("far", func(t *testing.T) { testRandom(t, true) })
+}
+
+func testRandom(t *testing.T, far bool) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	b := newBed(t)
@@ -382,7 +388,12 @@ func TestRandom(t *testing.T) {
 		base := fmt.Sprint(round % 2)
 		name := fmt.Sprintf("v%d", round)
 		b.clone(name, base)
-		a := b.attach(name, base, nil)
+		o := Options{Clean: true}
+		if far {
+			o.Trace, o.Fetch = testTrace, newFetching(base).often(round)
+		}
+		a := b.attachWith(name, base, o)
+		a.begin()
 		var all sync.WaitGroup
 		for place := range places {
 			rng := rand.New(rand.NewPCG(seed, uint64(round*places+place)))

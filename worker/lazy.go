@@ -93,11 +93,13 @@ func (d *fuseDaemon) openCache(began bool) error {
 	if d.server, err = api.NewBulkClient(s.Server, s.secure()); err != nil {
 		return joinIf(err, b.Close)
 	}
+	if s.Prefetch {
+		o.Fetch = d.fetchBase
+	}
 	if s.Prefetch && len(s.Base.Trace) > 0 {
 		if o.Trace, err = boottrace.Decode(s.Base.Trace); err != nil {
-			d.log.Warn("nothing is read ahead", zap.Error(err))
+			d.log.Warn("no boot trace is followed", zap.Error(err))
 		}
-		o.Fetch = d.fetchBase
 	}
 	d.volume, err = lazy.New(d.session, o)
 	return joinIf(err, b.Close)

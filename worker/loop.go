@@ -17,6 +17,10 @@ import (
 const (
 	loopControl  = "/dev/loop-control"
 	maxLoopTries = 64 // others take loop devices too
+	// readAheadBytes is what the kernel reads ahead at most, also around a page of
+	// a program that is run. Its own choice, twice the largest request, is 2.5 MiB on
+	// recent ones: then most of what is read of an image is never used.
+	readAheadBytes = 128 << 10
 )
 
 // setUpLoop puts a free loop device on file, with direct I/O, and returns its
@@ -71,7 +75,12 @@ func configureLoop(device string, config *unix.LoopConfig) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	return unix.IoctlLoopConfigure(int(f.Fd()), config)
+	if err := unix.IoctlLoopConfigure(int(f.Fd()), config); err != nil {
+		return err
+	}
+	// A device that reads ahead more works as well.
+	_ = unix.IoctlSetInt(int(f.Fd()), unix.BLKRASET, readAheadBytes/512)
+	return nil
 }
 
 // loopOf returns the loop device on file, or "".

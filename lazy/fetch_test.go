@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,8 +20,10 @@ import (
 // fetching is a Fetch that is under the control of a test.
 type fetching struct {
 	content []byte
-	fetched atomic.Int64  // bytes
+	fetched atomic.Int64 // bytes
+	calls   atomic.Int64
 	gate    chan struct{} // nil, or fetches wait until it is closed
+	free    uint64        // fetches that begin before this block do not
 	began   chan struct{} // closed when the first has begun
 	once    sync.Once
 	err     error
@@ -31,8 +34,9 @@ func newFetching(base string) *fetching {
 }
 
 func (f *fetching) fetch(ctx context.Context, runs []boottrace.Run, p []byte) error {
-	f.once.Do(func() { close(f.began) })
-	if f.gate != nil {
+	f.calls.Add(1)
+	if f.gate != nil && runs[0].First >= f.free {
+		f.once.Do(func() { close(f.began) })
 		select {
 		case <-f.gate:
 		case <-ctx.Done():
@@ -50,6 +54,17 @@ func (f *fetching) fetch(ctx context.Context, runs []boottrace.Run, p []byte) er
 		return fmt.Errorf("%d bytes too many were asked for", len(p))
 	}
 	return nil
+}
+
+// often is fetch, of which in odd rounds each third fails.
+func (f *fetching) often(round int) func(context.Context, []boottrace.Run, []byte) error {
+	return func(ctx context.Context, runs []boottrace.Run, p []byte) error {
+		if f.calls.Load()%3 == 2 && round%2 == 1 {
+			f.calls.Add(1)
+			return errors.New("away")
+		}
+		return f.fetch(ctx, runs, p)
+	}
 }
 
 // begin lets the volume know that the server is far.
@@ -79,10 +94,11 @@ func TestPrefetch(t *testing.T) {
 	if n := b.reads.Load(); n != 0 {
 		t.Errorf("the server was asked for %d bytes of what was fetched", n)
 	}
-	a.want("everything", 0, now)
-	if s := a.settle(); s.PrefetchedBytes != 53*block.Size {
+	if s := a.volume.Stats(); s.PrefetchedBytes != 53*block.Size {
 		t.Errorf("%+v", s)
 	}
+	a.want("everything", 0, now)
+	a.settle()
 
 	// What is in the cache is not fetched.
 	b.clone("w", "s")
@@ -101,12 +117,12 @@ func TestReadWaitsForWhatFlies(t *testing.T) {
 	b := newBed(t)
 	b.clone("v", "s")
 	f := newFetching("s")
-	f.gate = make(chan struct{})
+	f.gate, f.free = make(chan struct{}), 64
 	a := b.attachAhead("v", "s", testTrace, f)
 	content := baseContent("s")
 	a.begin()
 	<-f.began
-	await(t, a.start(nbdclient.OpRead, make([]byte, block.Size), 60*block.Size)) // others go ahead
+	a.want("what does not fly", 40*block.Size, content[40*block.Size:41*block.Size])
 	b.reads.Store(0)
 	p := make([]byte, 4*block.Size)
 	waiting := a.start(nbdclient.OpRead, p, 104*block.Size)
@@ -150,6 +166,12 @@ func TestFetchFails(t *testing.T) {
 	if !bytes.Equal(p, baseContent("s")[104*block.Size:108*block.Size]) {
 		t.Error("the read is wrong")
 	}
+	a.volume.running.Wait()
+	n := f.calls.Load()
+	a.want("what is read after a failure", 0, baseContent("s")[:2*block.Size])
+	if f.calls.Load() != n {
+		t.Error("it was fetched at once after a failure")
+	}
 	a.settle()
 
 	f = newFetching("s")
@@ -163,6 +185,124 @@ func TestFetchFails(t *testing.T) {
 	case <-waiting: // whatever it says
 	case <-time.After(patience):
 		t.Error("a read is not answered when its volume ends")
+	}
+}
+
+// TestFetchAround: what a read misses is fetched with what lies around it that is
+// clean and not there, by one request; and answered and kept.
+func TestFetchAround(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	f := newFetching("s")
+	a := b.attachAhead("v", "s", nil, f)
+	now := baseContent("s")
+	a.want("while nothing is known of the link", 40*block.Size, now[40*block.Size:41*block.Size])
+	a.write(bytes.Repeat([]byte{3}, 2*block.Size), 34*block.Size)
+	copy(now[34*block.Size:], bytes.Repeat([]byte{3}, 2*block.Size))
+	a.begin()
+	b.reads.Store(0)
+	a.want("two blocks", 50*block.Size, now[50*block.Size:52*block.Size])
+	a.volume.running.Wait() // until it is kept
+	if n, c := f.fetched.Load(), f.calls.Load(); c != 1 || n > 30*block.Size || n < 29*block.Size {
+		t.Errorf("%d bytes by %d requests, want a window without what was written, or read", n, c)
+	}
+	a.want("the window", 36*block.Size, now[36*block.Size:64*block.Size])
+	if n := f.calls.Load(); n != 1 || b.reads.Load() != 0 {
+		t.Errorf("%d fetches, %d bytes from the session", n, b.reads.Load())
+	}
+	a.want("all", 0, now)
+	a.settle()
+	b.clone("w", "s")
+	b.attach("w", "s", nil).want("another clone", 0, baseContent("s"))
+}
+
+// TestFetchWhatIsForeseen: with a trace that has what was missed, only what it has
+// is fetched around that.
+func TestFetchWhatIsForeseen(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	f := newFetching("s")
+	f.gate, f.free = make(chan struct{}), 100
+	trace := []boottrace.Run{{First: 100, Count: batchBlocks}, {First: 170, Count: batchBlocks}, {First: 64, Count: 2}, {First: 70, Count: 3}}
+	a := b.attachAhead("v", "s", trace, f)
+	a.begin()
+	<-f.began
+	a.want("foreseen", 71*block.Size, baseContent("s")[71*block.Size:72*block.Size])
+	if n := f.fetched.Load(); n != 5*block.Size {
+		t.Errorf("%d bytes were fetched", n)
+	}
+	a.want("not foreseen", 10*block.Size, baseContent("s")[10*block.Size:11*block.Size])
+	if n := f.fetched.Load(); n <= 6*block.Size {
+		t.Errorf("%d bytes were fetched", n)
+	}
+	close(f.gate)
+}
+
+// TestFetchIntoNothing: where the cache keeps nothing each read is fetched once, and
+// answered with it (Z6).
+func TestFetchIntoNothing(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	f := newFetching("s")
+	f.gate = make(chan struct{})
+	a := b.attachAhead("v", "s", nil, f)
+	mustDo(t, os.RemoveAll(b.dir)) // it is noticed when more than a step was filled
+	a.volume.base.Fill(make([]byte, 2*block.Size), 254*block.Size)
+	a.begin()
+	b.reads.Store(0)
+	p, q := make([]byte, 4*block.Size), make([]byte, 8*block.Size)
+	one := a.start(nbdclient.OpRead, p, 32*block.Size)
+	<-f.began
+	two := a.start(nbdclient.OpRead, q, 28*block.Size) // half of it flies
+	close(f.gate)
+	await(t, one)
+	await(t, two)
+	if !bytes.Equal(p, baseContent("s")[32*block.Size:36*block.Size]) || !bytes.Equal(q, baseContent("s")[28*block.Size:36*block.Size]) {
+		t.Error("a read is wrong")
+	}
+	if n := b.reads.Load(); n != 0 || f.calls.Load() != 2 {
+		t.Errorf("%d fetches, and %d bytes from the session", f.calls.Load(), n)
+	}
+}
+
+// TestFetchesAreBounded: what is too much at once is read from the session.
+func TestFetchesAreBounded(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	f := newFetching("s")
+	f.gate = make(chan struct{})
+	a := b.attachAhead("v", "s", nil, f)
+	a.begin()
+	content := baseContent("s")
+	var waiting []<-chan error
+	for i := range uint64(maxDemands) {
+		waiting = append(waiting, a.start(nbdclient.OpRead, make([]byte, block.Size), i*8*block.Size))
+	}
+	a.want("one too many", 255*block.Size, content[255*block.Size:])
+	close(f.gate)
+	for _, w := range waiting {
+		await(t, w)
+	}
+}
+
+// TestWindow grows and shrinks with what the link can do.
+func TestWindow(t *testing.T) {
+	w := window{blocks: firstWindowBlocks}
+	for range 10 {
+		w.adapt(5*time.Millisecond, 4*time.Millisecond)
+	}
+	if w.blocks != maxWindowBlocks {
+		t.Errorf("%d blocks where fetches take no longer than reads", w.blocks)
+	}
+	w.adapt(12*time.Millisecond, 4*time.Millisecond)
+	if w.blocks != maxWindowBlocks {
+		t.Errorf("%d blocks where it is right", w.blocks)
+	}
+	for range 10 {
+		w.adapt(17*time.Millisecond, 4*time.Millisecond)
+	}
+	if w.blocks != minWindowBlocks {
+		t.Errorf("%d blocks where all take long", w.blocks)
 	}
 }
 
