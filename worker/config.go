@@ -63,8 +63,9 @@ type Config struct {
 	// is DefaultCacheDir, or a directory in a state directory of its own.
 	CacheDir   string
 	CacheBytes int64
-	// Prefetch lets it fetch ahead what an earlier start of a clone of the same
-	// snapshot has read, and tell the server what this one does.
+	// Prefetch lets it fetch, over distant links, what is read of a snapshot
+	// compressed and ahead, and what an earlier start of a clone of it has read; and
+	// tell the server what this one does.
 	Prefetch bool
 	// Verbose is told of each step and how long it took.
 	Verbose func(step string, took time.Duration)

@@ -102,7 +102,7 @@ var metricFamilies = []metricFamily{
 	{"slacker_worker_cache_hit_bytes_total", "counter", "Bytes that were read from the worker's cache.", ofCache(func(a *attachedFigures) uint64 { return a.Cache.HitBytes })},
 	{"slacker_worker_cache_miss_bytes_total", "counter", "Bytes that could have been in the cache and were read from the server.", ofCache(func(a *attachedFigures) uint64 { return a.Cache.MissBytes })},
 	{"slacker_worker_cache_passed_bytes_total", "counter", "Bytes that the cache may not have and were read from the server.", ofCache(func(a *attachedFigures) uint64 { return a.Cache.PassedBytes })},
-	{"slacker_worker_cache_prefetched_bytes_total", "counter", "Bytes that were put into the cache ahead, since an earlier start had read them.", ofCache(func(a *attachedFigures) uint64 { return a.Cache.PrefetchedBytes })},
+	{"slacker_worker_cache_prefetched_bytes_total", "counter", "Bytes that were put into the cache before they were read.", ofCache(func(a *attachedFigures) uint64 { return a.Cache.PrefetchedBytes })},
 	{"slacker_worker_cache_filled_bytes_total", "counter", "Bytes that were put into the cache.", ofCache(func(a *attachedFigures) uint64 { return a.Cache.FilledBytes })},
 }
 

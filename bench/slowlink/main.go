@@ -1,6 +1,7 @@
 // Command slowlink measures what a start costs over links of limited speed: a clone
 // of an image is made, attached, mounted, and programs are run from it, with the
-// worker's cache off, empty, empty but with a boot trace at the server, and warm.
+// worker's cache off, empty with all read plainly, empty, empty but with a boot trace
+// at the server, and warm.
 // All take turns in one run. The image is the Go toolchain that is installed; the
 // programs are its gofmt and go list.
 package main
@@ -28,8 +29,9 @@ import (
 // ways are how a start can go, in the order in which each round has them.
 var ways = []way{
 	{"off", []string{"--cache-size", "0"}, true},
-	{"cold", []string{"--prefetch=false"}, true},
-	{"trace", nil, true},
+	{"plain", []string{"--prefetch=false"}, true},
+	{"cold", nil, true},    // no start has left a trace
+	{"trace", nil, true},   // that of the one before
 	{"cached", nil, false}, // after the one before
 }
 
@@ -118,12 +120,17 @@ func measure(ctx context.Context, spec link.Spec, bin, store string, rounds int)
 	if err := b.importImage(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := b.start(ctx, ways[2], "learn"); err != nil { // makes the trace, and warms the server up
+	if _, err := b.start(ctx, ways[0], "first"); err != nil { // warms the server up
 		return nil, err
 	}
 	for round := range rounds {
 		state := ""
 		for _, w := range ways {
+			if w.name == "cold" { // traces are hints, and may go at any time
+				if err := os.RemoveAll(filepath.Join(store, "traces")); err != nil {
+					return nil, err
+				}
+			}
 			if w.fresh {
 				state = fmt.Sprintf("%s-%d", w.name, round)
 			}

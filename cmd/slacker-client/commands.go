@@ -62,7 +62,7 @@ has no nbd module; "auto" takes nbd where it works (--verbose says why).`,
 	fl.BoolVar(&o.ReadOnly, "read-only", false, "attach read-only; needed for a snapshot")
 	fl.BoolVar(&o.Takeover, "takeover", false, "take the volume from the worker that has it; its writes fail from then on")
 	fl.IntVar(&o.Connections, "connections", 0, "connections to the server (default: nbd 1, fuse 4); with more than one the kernel's nbd repeats a timed-out write without waiting for the server to fence the first")
-	fl.BoolVar(&f.prefetch, "prefetch", os.Getenv("SLACKER_PREFETCH") != "false", "fetch ahead what an earlier start of a clone of the same snapshot has read; needs the cache (also $SLACKER_PREFETCH)")
+	fl.BoolVar(&f.prefetch, "prefetch", os.Getenv("SLACKER_PREFETCH") != "false", "over distant links, fetch compressed and ahead what is read of a snapshot, and what an earlier start of a clone of it has read; needs the cache (also $SLACKER_PREFETCH)")
 	fl.StringVar(&f.cacheDir, "cache-dir", os.Getenv("SLACKER_CACHE_DIR"), "where the fuse driver keeps what it has read of snapshots (also $SLACKER_CACHE_DIR; default "+worker.DefaultCacheDir+", or in a --state-dir of its own)")
 	fl.StringVar(&f.cacheSize, "cache-size", os.Getenv("SLACKER_CACHE_SIZE"), "how much of that, for all attachments of this host; 0 keeps nothing (also $SLACKER_CACHE_SIZE; default "+humanize.IBytes(worker.DefaultCacheBytes)+")")
 	fl.DurationVar(&f.requestTimeout, "request-timeout", worker.DefaultRequestTimeout, "when a connection that does not answer counts as dead")
