@@ -22,6 +22,8 @@ const (
 	fetchers    = 2
 	// maxLooked bounds the blocks that are looked at while reads wait.
 	maxLooked = 1024
+	// smallBlocks are so few that they are fetched together with what is around them.
+	smallBlocks = 4
 	// maxFetchBlocks bounds any fetch, and maxDemands those for reads at once: what
 	// is more is read plainly.
 	maxFetchBlocks = 256
@@ -85,7 +87,7 @@ func (f *fetcher) take(r *nbdclient.Request, first, end uint64) bool {
 	f.mu.Lock()
 	w := &waiter{r: r, first: first, end: end}
 	may := end-first <= maxFetchBlocks && f.mayDemand()
-	own := &flight{}
+	own, around := &flight{}, &flight{}
 	for i := first; i < end; i++ {
 		switch fl := f.flying[i]; {
 		case fl == nil && may:
@@ -102,14 +104,18 @@ func (f *fetcher) take(r *nbdclient.Request, first, end uint64) bool {
 	}
 	if w.asked > 0 {
 		own.join(w)
-		f.widen(own)
+		f.around(own, around)
 		f.demands++
+		if len(around.runs) > 0 {
+			f.demands++
+		}
 	}
 	waits := w.flights > 0 // else nobody else has w
 	f.mu.Unlock()
 	switch {
-	case own.runs != nil:
-		f.v.background(func() { f.demand(own, w.asked) }, func() { f.abandon(own) })
+	case w.asked > 0:
+		f.demand(own, w.asked)
+		f.demand(around, 0)
 	case !waits && w.short:
 		return false
 	case !waits:
@@ -120,40 +126,47 @@ func (f *fetcher) take(r *nbdclient.Request, first, end uint64) bool {
 
 // mayDemand reports whether something may be fetched for a read now.
 func (f *fetcher) mayDemand() bool {
-	return f.v.distance.isFar() && f.demands < maxDemands && !time.Now().Before(f.again)
+	return f.v.distance.isFar() && f.demands+2 <= maxDemands && !time.Now().Before(f.again)
 }
 
-// demand fetches a flight of which asked blocks are for a read.
+// demand fetches a flight of which asked blocks are for a read, in the background.
 func (f *fetcher) demand(fl *flight, asked uint64) {
-	ctx, cancel := context.WithTimeout(f.ctx, demandPatience)
-	defer cancel()
-	begun := time.Now()
-	err := f.carry(ctx, fl, make([]byte, fl.blocks()*block.Size), asked)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.demands--
-	if err == nil {
-		f.window.adapt(time.Since(begun), f.v.distance.nearest)
+	if len(fl.runs) == 0 {
+		return
 	}
+	f.v.background(func() {
+		ctx, cancel := context.WithTimeout(f.ctx, demandPatience)
+		defer cancel()
+		begun := time.Now()
+		err := f.carry(ctx, fl, make([]byte, fl.blocks()*block.Size), asked)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.demands--
+		if err == nil {
+			f.window.adapt(time.Since(begun), f.v.distance.nearest)
+		}
+	}, func() { f.abandon(fl) })
 }
 
-// widen adds the blocks around those of a flight up to multiples of the window; with
-// a trace that has foreseen the read, only such as it has.
-func (f *fetcher) widen(fl *flight) {
-	need := fl.runs
-	first, end := need[0].First, need[len(need)-1].First+need[len(need)-1].Count
+// around adds to a flight the blocks around it up to multiples of the window; where
+// they would hold up a large one they get another. With a trace that has foreseen the
+// read only such as it has are taken.
+func (f *fetcher) around(own, other *flight) {
+	first, end := own.runs[0].First, own.runs[len(own.runs)-1].First+own.runs[len(own.runs)-1].Count
 	size := f.window.blocks
 	begin, stop := first/size*size, min((end+size-1)/size*size, f.v.clean.blocks)
 	foreseen := f.isForeseen(first)
-	room := maxFetchBlocks - fl.blocks()
-	fl.runs = nil
+	room, to := maxFetchBlocks-own.blocks(), other
+	if own.blocks() <= smallBlocks {
+		own.runs, to = nil, own
+	}
 	for i := begin; i < stop; i++ {
 		switch {
-		case f.flying[i] == fl:
-			fl.add(i)
+		case f.flying[i] == to:
+			to.add(i)
 		case room > 0 && f.wants(i, true) && (!foreseen || f.isForeseen(i)):
-			fl.add(i)
-			f.flying[i] = fl
+			to.add(i)
+			f.flying[i] = to
 			room--
 		}
 	}

@@ -24,6 +24,7 @@ type fetching struct {
 	calls   atomic.Int64
 	gate    chan struct{} // nil, or fetches wait until it is closed
 	free    uint64        // fetches that begin before this block do not
+	held    uint64        // but for those of more blocks than these; 0: none
 	began   chan struct{} // closed when the first has begun
 	once    sync.Once
 	err     error
@@ -35,7 +36,8 @@ func newFetching(base string) *fetching {
 
 func (f *fetching) fetch(ctx context.Context, runs []boottrace.Run, p []byte) error {
 	f.calls.Add(1)
-	if f.gate != nil && runs[0].First >= f.free {
+	blocks := uint64(len(p) / block.Size)
+	if f.gate != nil && (runs[0].First >= f.free || f.held > 0 && blocks > f.held) {
 		f.once.Do(func() { close(f.began) })
 		select {
 		case <-f.gate:
@@ -216,6 +218,26 @@ func TestFetchAround(t *testing.T) {
 	b.attach("w", "s", nil).want("another clone", 0, baseContent("s"))
 }
 
+// TestFetchAroundApart: a large read does not wait for what is fetched around it.
+func TestFetchAroundApart(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	f := newFetching("s")
+	f.gate, f.free = make(chan struct{}), 64
+	a := b.attachAhead("v", "s", nil, f)
+	a.begin()
+	content := baseContent("s")
+	f.held = smallBlocks + 1
+	a.want("a large one", 40*block.Size, content[40*block.Size:(40+smallBlocks+1)*block.Size])
+	<-f.began
+	waiting := a.start(nbdclient.OpRead, make([]byte, block.Size), 60*block.Size)
+	close(f.gate)
+	await(t, waiting)
+	if n := f.calls.Load(); n != 2 {
+		t.Errorf("%d fetches", n)
+	}
+}
+
 // TestFetchWhatIsForeseen: with a trace that has what was missed, only what it has
 // is fetched around that.
 func TestFetchWhatIsForeseen(t *testing.T) {
@@ -273,12 +295,17 @@ func TestFetchesAreBounded(t *testing.T) {
 	f.gate = make(chan struct{})
 	a := b.attachAhead("v", "s", nil, f)
 	a.begin()
+	a.volume.fetcher.window.blocks = 16
 	content := baseContent("s")
 	var waiting []<-chan error
-	for i := range uint64(maxDemands) {
-		waiting = append(waiting, a.start(nbdclient.OpRead, make([]byte, block.Size), i*8*block.Size))
+	for i := range uint64(maxDemands - 1) {
+		waiting = append(waiting, a.start(nbdclient.OpRead, make([]byte, block.Size), i*16*block.Size))
 	}
+	b.reads.Store(0)
 	a.want("one too many", 255*block.Size, content[255*block.Size:])
+	if n := b.reads.Load(); n != block.Size {
+		t.Errorf("the session was asked for %d bytes", n)
+	}
 	close(f.gate)
 	for _, w := range waiting {
 		await(t, w)
