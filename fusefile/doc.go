@@ -13,9 +13,9 @@
 //
 // The path of a read: one goroutine reads requests from the device and submits
 // them to the session, as many as are there, and then has them sent by one
-// system call. The goroutine that receives the replies of an NBD connection
-// answers the kernel; while requests come one at a time that is the first one
-// again. None of them waits for another, and nothing is allocated.
+// system call. Whoever receives the replies of an NBD connection answers the
+// kernel: the same goroutine while requests are small, else one of the connection.
+// None of them waits for another, and nothing is allocated.
 //
 // Invariants:
 //

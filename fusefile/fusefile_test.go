@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -284,6 +285,51 @@ func TestManyAtOnce(t *testing.T) {
 			t.Fatalf("answer to %d, the %d-th: wrong data, or twice", unique, i)
 		}
 		seen[unique] = true
+	}
+}
+
+// cached is an export that answers at once, and a batch that writes down what it is
+// told.
+type cached struct {
+	Export
+	told []string
+}
+
+func (c *cached) Info() nbdclient.Info { return nbdclient.Info{SizeBytes: testBytes} }
+
+func (c *cached) Submit(r *nbdclient.Request) {
+	c.told = append(c.told, "submit")
+	r.Done(r, nil)
+}
+func (c *cached) Send()     { c.told = append(c.told, "send") }
+func (c *cached) Await(int) { c.told = append(c.told, "await") }
+func (c *cached) Release()  {}
+
+// TestRequestsWithoutEnd: what is held back is sent, and replies are looked for,
+// also while the kernel always has one more request.
+func TestRequestsWithoutEnd(t *testing.T) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := &Device{File: os.NewFile(uintptr(ends[0]), "device"), fd: ends[0], Settings: Settings{MaxWriteBytes: 4096}, greeted: true}
+	defer func() { _ = device.File.Close() }()
+	k := &kernel{t: t, fd: ends[1]}
+	for range maxTaken + 1 {
+		k.send(opRead, fileNode, ioBody(0, 512))
+	}
+	_ = unix.Close(ends[1]) // what was sent can be read, and then the end of it
+	c := &cached{}
+	server, err := NewServer(device, c, c, "disk", false, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Serve(); err == nil {
+		t.Error("the server took the end of the socket for an unmount")
+	}
+	want := append(slices.Repeat([]string{"submit"}, maxTaken), "send", "await", "submit")
+	if !slices.Equal(c.told, want) {
+		t.Errorf("the batch was told %v", c.told)
 	}
 }
 

@@ -28,15 +28,20 @@ type operation struct {
 type operations struct{ small, large sync.Pool }
 
 func (s *Server) operation(unique uint64, dataBytes int) *operation {
+	pool := &s.free.small
 	large := dataBytes > smallBytes
-	pool, bytes := &s.free.small, outHeaderBytes+smallBytes
 	if large {
-		pool, bytes = &s.free.large, s.device.bufferBytes()
+		pool = &s.free.large
 	}
 	o, ok := pool.Get().(*operation)
 	if !ok {
-		o = &operation{server: s, large: large, buf: make([]byte, bytes)}
+		o = &operation{server: s, large: large}
 		o.request.Done = o.done
+		if large {
+			o.buf = s.newBuffer()
+		} else {
+			o.buf = make([]byte, outHeaderBytes+smallBytes)
+		}
 	}
 	o.unique, o.began = unique, time.Now()
 	return o

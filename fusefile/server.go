@@ -19,6 +19,9 @@ const (
 	fallocZero    = unix.FALLOC_FL_ZERO_RANGE
 	fallocKeep    = unix.FALLOC_FL_KEEP_SIZE
 	fuseBlockSize = block.Size
+	// maxTaken is how many requests are taken in a row before what is held back of
+	// them is sent: those that are answered at once, from a cache, may never end.
+	maxTaken = 32
 )
 
 // Export is what the file shows: a [nbdclient.Session], or what is before one.
@@ -44,11 +47,13 @@ type Server struct {
 	created  uint64
 	log      *zap.Logger
 
-	batch  Batch  // of the reader
-	buf    []byte // where the reader reads
-	free   operations
-	aside  sync.WaitGroup // requests that wait for the server apart from the reader
-	failed func(o *operation, err error)
+	batch Batch  // of the reader
+	buf   []byte // where the reader reads
+	free  operations
+
+	unlocked sync.Once      // it was said that buffers cannot be locked
+	aside    sync.WaitGroup // requests that wait for the server apart from the reader
+	failed   func(o *operation, err error)
 
 	counters counters
 }
@@ -73,20 +78,19 @@ func NewServer(d *Device, export Export, batch Batch, name string, readOnly bool
 // Serve serves until the file system has been unmounted.
 func (s *Server) Serve() error {
 	defer s.aside.Wait()
-	s.buf = make([]byte, s.device.bufferBytes())
-	// The kernel fails a request that it cannot copy here. A process that is being
-	// killed takes no page faults: so there must be none to take.
-	if err := unix.Mlock(s.buf); err != nil {
-		s.log.Warn("the buffer for requests cannot be locked in memory: a request may fail when this process is killed", zap.Error(err))
-	}
+	s.buf = s.newBuffer()
 	defer s.batch.Release()
-	for {
-		n, err := s.device.read(s.buf, false)
+	for taken := 0; ; taken++ {
+		n, err := 0, error(errNothing)
+		if taken < maxTaken {
+			n, err = s.device.read(s.buf, false)
+		}
 		switch err {
 		case nil:
 		case errNothing:
 			s.batch.Send()
 			s.batch.Await(s.device.fd)
+			taken = -1
 			continue
 		case errGone:
 			return nil
@@ -99,6 +103,19 @@ func (s *Server) Serve() error {
 		}
 		s.handle(h, body)
 	}
+}
+
+// newBuffer makes a buffer that takes any message. The kernel fails a request that it
+// cannot copy there. A process that is being killed takes no page faults: so there
+// must be none to take.
+func (s *Server) newBuffer() []byte {
+	p := make([]byte, s.device.bufferBytes())
+	if err := unix.Mlock(p); err != nil {
+		s.unlocked.Do(func() {
+			s.log.Warn("buffers for requests cannot be locked in memory: a request may fail when this process is killed", zap.Error(err))
+		})
+	}
+	return p
 }
 
 // handle answers a request or sees to it that it will be answered.

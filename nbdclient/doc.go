@@ -10,7 +10,7 @@
 //     pause, not as an error.
 //   - slot: the place of one connection in a Session.
 //   - batch: sends what one goroutine submits, several requests in a system call.
-//     While they come one at a time it receives the replies too; see turn.go.
+//     While they are small it receives the replies too; see turn.go.
 //   - incarnation: the number of a slot's connection; it only grows, also over
 //     restarts of the program.
 //

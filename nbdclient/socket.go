@@ -109,6 +109,16 @@ func (s *socket) Write(p []byte) (int, error) {
 	return done, nil
 }
 
+// writeNow writes as much of p as can be without waiting and returns how much. What
+// prevents more a Write meets too.
+func (s *socket) writeNow(p []byte) int {
+	n, err := unix.SendmsgN(s.fd, p, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func (s *socket) writeTwo(p, q []byte) error {
 	for len(p) > 0 {
 		iov := [2]unix.Iovec{{Base: &p[0]}, {Base: &q[0]}}

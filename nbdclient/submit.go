@@ -38,10 +38,11 @@ type Request struct {
 }
 
 const (
-	// maxHeldBytes is how much of requests a connection holds back at most.
+	// maxHeldBytes is how much of requests a connection holds back before it sends
+	// them without being told to.
 	maxHeldBytes = 128 << 10
-	// copiedBytes is up to where the data of a write joins the requests held
-	// back, instead of being sent from where it lies.
+	// copiedBytes is up to where the data of a write joins the requests held back,
+	// instead of being sent from where it lies, by a goroutine of its own.
 	copiedBytes = 16 << 10
 )
 
@@ -92,7 +93,7 @@ func (b *Batch) submit(r *Request) bool {
 		return true
 	}
 	r.slot, r.conn = sl, c
-	b.receiving.note(sl, c, len(r.Data))
+	b.receiving.note(c, len(r.Data))
 	if !c.start(r, b) {
 		return false
 	}
@@ -190,29 +191,38 @@ func (c *Conn) start(r *Request, b *Batch) bool {
 		sl.inFlight.Add(-1)
 		return false
 	}
-	b.lock(c, sl)
+	if cmd != protocol.TRANSMISSION_TYPE_REQUEST_WRITE {
+		data = nil
+	}
+	if len(data) > copiedBytes {
+		go c.sendLarge(cookie, offBytes, data)
+		return true
+	}
+	b.lock(c)
 	defer c.sendMu.Unlock()
 	c.putHeader(cmd, 0, cookie, offBytes, lengthBytes)
-	c.held = append(c.held, c.header[:]...)
-	if cmd != protocol.TRANSMISSION_TYPE_REQUEST_WRITE {
-		if len(c.held) >= maxHeldBytes {
-			c.transmit(nil)
-		}
-		return true
+	c.held = append(append(c.held, c.header[:]...), data...)
+	if len(c.held) >= maxHeldBytes {
+		b.transmit(c)
 	}
-	if lengthBytes <= copiedBytes && len(c.held)+int(lengthBytes) <= maxHeldBytes {
-		c.held = append(c.held, data...)
-		return true
-	}
-	c.transmit(data)
 	return true
+}
+
+// sendLarge sends a write, for as long as the server takes to read it: whoever
+// submitted it goes on meanwhile.
+func (c *Conn) sendLarge(cookie, offBytes uint64, data []byte) {
+	c.sendMu.Lock()
+	defer c.sendMu.Unlock()
+	c.putHeader(protocol.TRANSMISSION_TYPE_REQUEST_WRITE, 0, cookie, offBytes, uint32(len(data)))
+	c.held = append(c.held, c.header[:]...)
+	c.transmit(data) // if c has ended, data may be somebody else's, and is not read
 }
 
 // sendHeld sends what c holds back.
 func (b *Batch) sendHeld(c *Conn) {
-	b.lock(c, nil)
+	b.lock(c)
 	defer c.sendMu.Unlock()
 	if len(c.held) > 0 {
-		c.transmit(nil)
+		b.transmit(c)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -102,6 +103,44 @@ func TestSubmitSurvivesEveryKindOfLoss(t *testing.T) {
 				t.Fatalf("round %d, request %d: wrong data", round, i)
 			}
 		}
+	}
+}
+
+// TestSubmitDoesNotWait: a large write that the server does not read yet holds up
+// nobody who submits.
+func TestSubmitDoesNotWait(t *testing.T) {
+	f := newFakeServer(t)
+	var hold sync.WaitGroup
+	hold.Add(1)
+	f.request = func(string, uint16, uint64) int { hold.Wait(); return serve }
+	o := sessionOptions(1)
+	o.Conn.StallTimeout = 0 // it would end the wait
+	s := openTest(t, f.addr, o)
+	results := make(chan error, 2)
+	submitted := make(chan struct{})
+	want := bytes.Repeat([]byte{7}, 1<<20)
+	go func() {
+		defer close(submitted)
+		b := s.NewBatch()
+		done := func(_ *Request, err error) { results <- err }
+		b.Submit(&Request{Op: OpFlush, Done: done})
+		b.Send()
+		b.Submit(&Request{Op: OpWrite, Data: want, Done: done})
+	}()
+	select {
+	case <-submitted:
+	case <-time.After(60 * time.Second):
+		t.Error("it waits")
+	}
+	hold.Done()
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := make([]byte, len(want))
+	if err := s.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("wrong data: %v", err)
 	}
 }
 

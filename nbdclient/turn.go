@@ -9,24 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A batch whose requests come one at a time receives the replies itself: then
+// A batch that is awaited receives the replies to its small requests itself: then
 // the thread that sent a request waits for its reply, instead of waking another
-// for each. The turn to receive passes from the connection's receiver to the
-// batch and back:
+// for each, and takes all that have come before it sends again. The turn to receive
+// passes from the connection's receiver to the batch and back:
 //
-//   - The batch says that it wants it. The receiver offers it only while no
-//     request is in flight, so that no reply can wait for whoever does not look.
+//   - The batch says that it wants it, and looks for it from then on whenever it is
+//     awaited, at least each wantedPoll. The receiver offers it between two replies.
 //   - Whoever else makes a request on the connection withdraws an offer that was
 //     not taken. One that was taken is served by the batch, in Await.
-//   - The batch gives it back before it sends what could make it wait until
-//     replies are received: large requests, or more than a few.
+//   - The batch gives it back before it waits for the server in any other way: that
+//     it reads what is sent, or that somebody else has sent. So the server always
+//     finds its replies read. It also gives it back for large requests, whose data
+//     would keep it from the next one.
 const (
-	// aloneAfter is how many requests in a row must have been alone before a
-	// batch wants the turn.
-	aloneAfter = 32
-	// aloneInFlight is how many requests may be in flight beside one that counts
-	// as alone. No two of them can fill both directions of a socket.
-	aloneInFlight = 1
+	// smallAfter is how many requests in a row must have been small, and have gone
+	// to one connection, before a batch wants its turn.
+	smallAfter = 32
 	// wantedPoll is how long a batch that waits for the turn sleeps before it
 	// looks for it again, in milliseconds.
 	wantedPoll = 5
@@ -48,14 +47,14 @@ type turn struct {
 
 func newTurn() turn { return turn{offered: make(chan *bufio.Reader, 1), back: make(chan error, 1)} }
 
-// pass gives the turn to who wants it, if nothing is in flight, and waits until it
-// is back. The receiver calls it between two replies.
+// pass gives the turn to who wants it and waits until it is back. The receiver calls
+// it between two replies.
 func (c *Conn) pass(r *bufio.Reader) (passed bool, err error) {
 	if !c.turn.wanted.Load() {
 		return false, nil
 	}
 	c.mu.Lock()
-	give := c.turn.wanted.Load() && len(c.pending) == 0 && c.err == nil
+	give := c.turn.wanted.Load() && c.err == nil
 	if give {
 		c.turn.offered <- r
 	}
@@ -93,7 +92,8 @@ type receiving struct {
 	conn   *Conn         // nil: it wants none
 	socket *socket       // of conn
 	in     *bufio.Reader // nil: it has not got it
-	alone  int           // requests in a row that were alone
+	on     *Conn         // where the last request went
+	small  int           // requests in a row that were small and went there
 
 	fds     [2]unix.PollFd
 	since   time.Time     // when it began to wait
@@ -102,17 +102,14 @@ type receiving struct {
 
 // note counts a request that is about to go to c, and gives the turn back or asks
 // for it.
-func (t *receiving) note(sl *slot, c *Conn, dataBytes int) {
+func (t *receiving) note(c *Conn, dataBytes int) {
 	t.heard()
-	if dataBytes > copiedBytes || sl.inFlight.Load() > aloneInFlight {
-		t.alone = 0
+	if dataBytes > copiedBytes || t.on != c {
+		t.on = c
 		t.giveBack(nil)
 		return
 	}
-	if t.conn != nil && t.conn != c {
-		t.giveBack(nil)
-	}
-	if t.alone++; t.alone < aloneAfter || t.conn != nil || !t.able {
+	if t.small++; t.small < smallAfter || t.conn != nil || !t.able {
 		return
 	}
 	if s, ok := c.conn.(*socket); ok {
@@ -138,8 +135,9 @@ func (t *receiving) take() bool {
 	return false
 }
 
-// giveBack gives up the turn, or the wish for it.
+// giveBack gives up the turn, or the wish for it, for some time.
 func (t *receiving) giveBack(err error) {
+	t.small = 0
 	if t.conn == nil {
 		return
 	}
@@ -167,7 +165,6 @@ func (t *receiving) receive() bool {
 	}
 	for {
 		if err := t.conn.receiveOne(t.in); err != nil {
-			t.alone = 0
 			t.giveBack(err)
 			return true
 		}
@@ -209,7 +206,7 @@ var processors = runtime.NumCPU()
 // Await waits until something happens: something can be read from file, or a
 // reply has been received, or it is time to look again. The caller looks at file
 // without waiting, before and after. A batch that is awaited receives replies
-// itself while its requests come one at a time.
+// itself while its requests are small.
 func (b *Batch) Await(file int) {
 	t := &b.receiving
 	t.able = true
@@ -244,13 +241,27 @@ func (b *Batch) Release() {
 }
 
 // lock takes c's lock for sending. Whoever has it may have to wait until replies
-// are received, and so may who sends beside several requests.
-func (b *Batch) lock(c *Conn, sl *slot) {
+// are received.
+func (b *Batch) lock(c *Conn) {
 	if !c.sendMu.TryLock() {
 		b.receiving.giveBack(nil)
 		c.sendMu.Lock()
 	}
-	if sl != nil && sl.inFlight.Load() > aloneInFlight+1 {
-		b.receiving.giveBack(nil)
+}
+
+// transmit sends what c holds back; the caller holds its lock. A server that does
+// not read before its replies are read gets them read: a batch that has the turn,
+// or could be offered it, gives it back before it waits.
+func (b *Batch) transmit(c *Conn) {
+	if t := &b.receiving; t.conn != nil {
+		if t.conn == c && !c.ended {
+			n := t.socket.writeNow(c.held)
+			c.held = c.held[:copy(c.held, c.held[n:])]
+			if len(c.held) == 0 {
+				return
+			}
+		}
+		t.giveBack(nil)
 	}
+	c.transmit(nil)
 }

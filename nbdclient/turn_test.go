@@ -94,12 +94,12 @@ func (r *reader) getsTurn() {
 		if tries > 1000 {
 			r.t.Fatal("the batch never gets the turn")
 		}
-		r.alone(aloneAfter)
+		r.alone(smallAfter)
 	}
 }
 
-// TestTurnPassesAndComesBack: requests that come one at a time bring the turn to
-// the batch, large ones back to the receiver; many at once are all answered.
+// TestTurnPassesAndComesBack: small requests bring the turn to the batch, also many
+// at once, and large ones back to the receiver; all are answered.
 func TestTurnPassesAndComesBack(t *testing.T) {
 	f := newFakeServer(t)
 	s := openTest(t, f.addr, sessionOptions(2))
@@ -115,11 +115,77 @@ func TestTurnPassesAndComesBack(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r.getsTurn()
+		if !r.has.Load() {
+			t.Fatal("16 small requests gave the turn back")
+		}
 		if err := <-r.submit(&Request{Op: OpRead, Data: make([]byte, 64<<10)}); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "a large request gives the turn back", func() bool { return !r.has.Load() })
+	}
+}
+
+// TestTurnComesWhileRequestsAreInFlight: it takes no moment without any.
+func TestTurnComesWhileRequestsAreInFlight(t *testing.T) {
+	f := newFakeServer(t)
+	answer := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(answer) })
+	t.Cleanup(goOn)
+	f.request = func(string, uint16, uint64) int { <-answer; return serve }
+	s := openTest(t, f.addr, sessionOptions(1))
+	r := newReader(t, s)
+	conn := s.slots[0].conn
+	submit := func() <-chan error { return r.submit(&Request{Op: OpRead, Data: make([]byte, 512)}) }
+	first := submit()
+	for tries := 0; !r.has.Load(); tries++ {
+		if tries > 10*smallAfter {
+			t.Fatal("the batch never gets the turn")
+		}
+		second := submit()
+		eventually(t, "both are in flight", func() bool {
+			conn.mu.Lock()
+			defer conn.mu.Unlock()
+			return len(conn.pending) == 2
+		})
+		answer <- struct{}{}
+		if err := <-first; err != nil {
+			t.Fatal(err)
+		}
+		first = second
+	}
+	goOn()
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTurnWhileTheServerDoesNotRead: a server that waits for its replies to be read,
+// before it reads what a batch with the turn sends, gets both.
+func TestTurnWhileTheServerDoesNotRead(t *testing.T) {
+	f := newFakeServer(t)
+	o := sessionOptions(1)
+	o.Conn.StallTimeout = 0 // it would end the wait
+	s := openTest(t, f.addr, o)
+	r := newReader(t, s)
+	r.getsTurn()
+	const many = 100
+	done := make(chan error, many)
+	for i := range many {
+		r.requests <- &Request{Op: Op(i % 2), Data: make([]byte, copiedBytes), Done: func(_ *Request, err error) { done <- err }}
+	}
+	if _, err := r.out.Write(make([]byte, many)); err != nil { // all at once: no reply is looked for between them
+		t.Fatal(err)
+	}
+	for range many {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(60 * time.Second):
+			f.dropAll()
+			t.Fatal("the batch and the server wait for each other")
+		}
 	}
 }
 
@@ -142,6 +208,17 @@ func TestTurnOfALostConnection(t *testing.T) {
 // whether the batch has the turn or only wants it and looks elsewhere.
 func TestTurnAndOthers(t *testing.T) {
 	f := newFakeServer(t)
+	const last = 1<<20 - 512
+	arrived := make(chan struct{})
+	var goOn sync.WaitGroup
+	goOn.Add(1)
+	f.request = func(_ string, _ uint16, off uint64) int {
+		if off == last {
+			close(arrived)
+			goOn.Wait()
+		}
+		return serve
+	}
 	s := openTest(t, f.addr, sessionOptions(1))
 	r := newReader(t, s)
 	r.getsTurn()
@@ -152,30 +229,20 @@ func TestTurnAndOthers(t *testing.T) {
 	}
 	r.end()
 
-	b := s.NewBatch()
-	b.receiving.able = true // but it is not awaited
+	b := s.NewBatch() // it wants the turn, and does not look
 	conn := s.slots[0].conn
-	for b.receiving.conn == nil {
-		done := make(chan error, 2)
-		q := func() *Request {
-			return &Request{Op: OpRead, Data: make([]byte, 512), Done: func(_ *Request, err error) { done <- err }}
-		}
-		inFlight := 1
-		b.Submit(q())
-		if b.receiving.conn != nil { // it wants the turn: it must not be offered between two replies
-			inFlight++
-			b.Submit(q())
-		}
-		b.Send()
-		for range inFlight {
-			if err := <-done; err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	b.receiving.conn, b.receiving.socket = conn, conn.conn.(*socket)
+	read := make(chan error, 1)
+	go func() { read <- s.ReadAt(ctx, make([]byte, 512), last) }()
+	<-arrived
+	conn.turn.wanted.Store(true) // the receiver offers it before or after this reply
+	goOn.Done()
 	eventually(t, "the turn is offered", func() bool { return len(conn.turn.offered) == 1 })
 	if err := s.WriteAt(ctx, make([]byte, 512), 0, false); err != nil {
 		t.Fatalf("beside a batch that does not look: %v", err)
+	}
+	if err := <-read; err != nil {
+		t.Fatal(err)
 	}
 	b.Release()
 }
@@ -187,7 +254,7 @@ func TestTurnEndsWithTheSession(t *testing.T) {
 	for range 10 {
 		s := openTest(t, f.addr, sessionOptions(1))
 		r := newReader(t, s)
-		r.alone(aloneAfter + rand.IntN(3))
+		r.alone(smallAfter + rand.IntN(3))
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -228,7 +295,7 @@ func TestTurnUnderEveryKindOfLoss(t *testing.T) {
 		}
 	})
 	for round := range 20 {
-		r.alone(aloneAfter * 2)
+		r.alone(smallAfter * 2)
 		var waiting []<-chan error
 		for i := range rand.IntN(8) {
 			waiting = append(waiting, r.submit(&Request{Op: OpWrite, OffBytes: uint64(i) * 512, Data: bytes.Repeat([]byte{byte(round)}, 512)}))
