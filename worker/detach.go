@@ -25,7 +25,7 @@ func (w *Worker) Detach(ctx context.Context, what string, force bool) (target st
 	if err := w.store.init(); err != nil { // it does not survive a boot
 		return "", err
 	}
-	unlock, err := w.store.lock(target)
+	unlock, err := w.lockToDetach(ctx, target, force)
 	if err != nil {
 		return "", err
 	}
@@ -42,6 +42,32 @@ func (w *Worker) Detach(ctx context.Context, what string, force bool) (target st
 		return target, err
 	}
 	return target, w.tearDown(ctx, s, force)
+}
+
+// lockToDetach takes the lock of a target. With force it ends the waiting of one
+// that holds it, which is a detach that waits for a server that is away: it breaks
+// the device off below that.
+func (w *Worker) lockToDetach(ctx context.Context, target string, force bool) (unlock func(), err error) {
+	answered := func() (bool, error) { // by the lock, with yes or with another error than Busy
+		unlock, err = w.store.lock(target)
+		return !force || !block.Is(err, block.Busy), nil
+	}
+	werr := awaitFor(ctx, forcedSyncTimeout, answered)
+	switch {
+	case werr == nil:
+		return unlock, err
+	case ctx.Err() != nil:
+		return nil, werr
+	}
+	s, lerr := w.store.load(target)
+	if lerr != nil || s == nil || s.Phase != phaseAttached && s.Phase != phaseDetaching {
+		return nil, joinLine(err, lerr) // it is being attached
+	}
+	if err := w.breakOff(ctx, s); err != nil {
+		return nil, err
+	}
+	_ = awaitFor(ctx, settleTimeout, answered) // err is what the lock said last
+	return unlock, err
 }
 
 // resolve finds the target that is meant by a target, device or directory.
@@ -150,10 +176,7 @@ func (w *Worker) settleOrBreak(ctx context.Context, s *state, device string, set
 		return err
 	case <-time.After(forcedSyncTimeout):
 	}
-	if err := w.beginsToDetach(s); err != nil {
-		return err
-	}
-	if err := w.step("break off the device", func() error { return w.driver(s.Driver).down(ctx, s, true) }); err != nil {
+	if err := w.breakOff(ctx, s); err != nil {
 		return err
 	}
 	select {
@@ -166,6 +189,14 @@ func (w *Worker) settleOrBreak(ctx context.Context, s *state, device string, set
 		err = joinLine(err, unmount(dir, true))
 	}
 	return err
+}
+
+// breakOff makes what waits for the device fail.
+func (w *Worker) breakOff(ctx context.Context, s *state) error {
+	if err := w.beginsToDetach(s); err != nil {
+		return err
+	}
+	return w.step("break off the device", func() error { return w.driver(s.Driver).down(ctx, s, true) })
 }
 
 // beginsToDetach writes down that the attachment is being undone, after which

@@ -236,3 +236,43 @@ func TestForceWithoutServer(t *testing.T) {
 	clear(f.attachments) // what is left at the server the next attach drops
 	f.mu.Unlock()
 }
+
+// TestForceBesideADetachThatWaits: a detach that waits for a server that is away
+// holds the lock; one by force does not wait for it.
+func TestForceBesideADetachThatWaits(t *testing.T) {
+	needFuse(t)
+	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
+	c := testConfig(t, f)
+	c.DeadTimeout = time.Hour
+	w := testWorker(t, c)
+	dir := filepath.Join(t.TempDir(), "m")
+	_, err := w.Attach(t.Context(), "v", fuseOptions(dir))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<20), 0o600))
+	f.away()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	waits := make(chan error, 1)
+	go func() {
+		_, err := w.Detach(ctx, "v", false)
+		waits <- err
+	}()
+	must(t, awaitFor(ctx, time.Minute, func() (bool, error) {
+		unlock, err := w.store.lock("v")
+		if err == nil {
+			unlock()
+		}
+		return block.Is(err, block.Busy), nil
+	}))
+	_, err = w.Detach(ctx, "v", true)
+	must(t, err)
+	if err := <-waits; err == nil {
+		t.Error("the detach that waited says that all was written")
+	}
+	if s, err := w.store.load("v"); s != nil || err != nil {
+		t.Errorf("state %+v (%v) is left", s, err)
+	}
+	f.mu.Lock()
+	clear(f.attachments) // what is left at the server the next attach drops
+	f.mu.Unlock()
+}

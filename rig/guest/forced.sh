@@ -40,7 +40,7 @@ forced() {
 	# One that hung may have ended the attachment after all.
 	[ "$1" = RIG-HANG ] || await "the server to list what it still has" lists "only the server knows of it"
 	step "$1: attach again"
-	await "an attachment" slacker-client attach --driver nbd --mount /mnt/v v
+	await "an attachment" slacker-client -v attach --driver nbd --mount /mnt/v v
 	cmp /bin/busybox /mnt/v/kept || die "what was synced is lost"
 	slacker-client detach v || die "detach"
 	nothing_left
