@@ -1,7 +1,10 @@
 package segment
 
 import (
+	"fmt"
 	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -18,14 +21,25 @@ type chunk struct {
 	seq     uint64
 	buf     []byte
 	pooled  bool // buf has room for a full chunk and goes back to the pool
+	// direct: payload goes from the appender's memory to the file at once, and
+	// never to buf. writing is how many appenders are at that.
+	direct  bool
+	writing int
 
 	// What Settle has written of it: payload blocks, and a header of that
 	// many entries with that checksum.
 	settledBlocks, settledEntries, settledCRC uint32
 }
 
-// payload returns the payload blocks from one on.
+// directBlocks is the shortest run that makes a chunk direct: a copy into memory
+// that is in no cache of the CPU costs as much as a system call then.
+const directBlocks = 16
+
+// payload returns the payload blocks from one on that are not in the file.
 func (c *chunk) payload(from uint32) []byte {
+	if c.direct {
+		return nil
+	}
 	return c.buf[(1+int(from))*block.Size : (1+int(c.used))*block.Size]
 }
 
@@ -53,8 +67,8 @@ func (c *chunk) room(k Kind, limit uint32) uint32 {
 }
 
 // Append adds a record: it fills in LSN and Addr, and Sums when nil, and copies
-// data, which the caller may reuse at once. Of rec it uses Kind, Layer, First,
-// Count, Sums (kept, not copied) and Old.
+// data or writes it, so that the caller may reuse it at once. Of rec it uses Kind,
+// Layer, First, Count, Sums (kept, not copied) and Old.
 //
 // A run that does not fit in the open chunk is split into pieces of at most
 // 256 blocks, each a record of its own. commit, when not nil, is called for
@@ -65,7 +79,8 @@ func (c *chunk) room(k Kind, limit uint32) uint32 {
 // Append waits when too much is unwritten. Nothing is durable until Sync. When
 // it returns NoSpace (S5), no segment could be made: earlier pieces of the same call
 // stay, all that was appended before still syncs, and Append may be tried again.
-// Any other error but Invalid is the fault that fenced the log.
+// Any other error but Invalid is the fault that fenced the log; then what commit
+// was called for in this call may not be in the file, and is not to be read.
 func (l *Log) Append(rec Record, data []byte, commit func(Record)) (Record, error) {
 	if err := rec.check(data); err != nil {
 		return Record{}, err
@@ -81,7 +96,7 @@ func (l *Log) Append(rec Record, data []byte, commit func(Record)) (Record, erro
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for {
-		room, err := l.reserve(rec.Kind)
+		room, err := l.reserve(rec.Kind, rec.Kind != Zero && rec.Count >= directBlocks)
 		if err != nil {
 			return Record{}, err
 		}
@@ -90,9 +105,14 @@ func (l *Log) Append(rec Record, data []byte, commit func(Record)) (Record, erro
 			piece.Count = min(rec.Count, room)
 			piece.Sums = slices.Clip(rec.Sums[:piece.Count])
 		}
-		l.add(&piece, data)
+		c := l.add(&piece, data)
 		if commit != nil {
 			commit(piece)
+		}
+		if c.direct && piece.Kind != Zero {
+			if err := l.writeDirect(c, piece.Addr.Block(), data[:int(piece.Count)*block.Size]); err != nil {
+				return Record{}, err
+			}
 		}
 		if piece.Count == rec.Count {
 			return piece, nil
@@ -107,8 +127,9 @@ func (l *Log) Append(rec Record, data []byte, commit func(Record)) (Record, erro
 	}
 }
 
-// add puts a piece that fits into the open chunk. Called with mu held.
-func (l *Log) add(piece *Record, data []byte) {
+// add puts a piece that fits into the open chunk, but for the payload when that
+// is direct, which writeDirect must follow for. Called with mu held.
+func (l *Log) add(piece *Record, data []byte) *chunk {
 	c := l.open
 	piece.LSN = l.next
 	l.next++
@@ -117,21 +138,59 @@ func (l *Log) add(piece *Record, data []byte) {
 	} else {
 		at := c.pos + 1 + c.used
 		piece.Addr = block.MakeAddr(c.seg.id, at)
-		copy(c.buf[(1+int(c.used))*block.Size:], data[:int(piece.Count)*block.Size])
+		if c.direct {
+			c.writing++
+		} else {
+			copy(c.buf[(1+int(c.used))*block.Size:], data[:int(piece.Count)*block.Size])
+		}
 		c.used += piece.Count
 		c.seg.payload.Add(piece.Count)
 	}
 	c.off = putEntry(c.buf, c.off, piece)
 	c.entries++
 	if c.used == maxChunkBlocks {
-		l.closeChunk()
+		l.chunkFull()
+	}
+	return c
+}
+
+// writeDirect writes payload of a direct chunk, from block at on. No header that
+// speaks of it is written before (Settle, writeOldest). Called with mu held, which
+// it releases meanwhile. A failure fences the log.
+func (l *Log) writeDirect(c *chunk, at uint32, data []byte) error {
+	l.awaitZeros(c)
+	err := l.Fault()
+	l.mu.Unlock()
+	if err == nil { // S6
+		var f vfs.File
+		if f, err = l.acquire(c.seg); err == nil {
+			_, err = f.WriteAt(data, int64(at)*block.Size)
+			c.seg.release()
+		}
+		if err != nil {
+			err = l.fail(err, fmt.Sprintf("write segment %d at block %d", c.seg.id, at))
+		}
+	}
+	l.mu.Lock()
+	if c.writing--; c.writing == 0 {
+		l.cond.Broadcast()
+	}
+	return err
+}
+
+// chunkFull closes the open chunk. Who appends usually settles or syncs next,
+// which writes it; the writer comes in only when nobody does. Called with mu held.
+func (l *Log) chunkFull() {
+	l.closeChunk()
+	if len(l.pending) > writeBehind {
 		wake(l.wakeW)
 	}
 }
 
 // reserve makes the open chunk one that has room for at least one block of kind
-// k and returns the room. Called with mu held, which it may release meanwhile.
-func (l *Log) reserve(k Kind) (uint32, error) {
+// k, and a direct one if that is asked for, and returns the room. Called with mu
+// held, which it may release meanwhile.
+func (l *Log) reserve(k Kind, direct bool) (uint32, error) {
 	for {
 		if err := l.usable(); err != nil {
 			return 0, err
@@ -140,11 +199,10 @@ func (l *Log) reserve(k Kind) (uint32, error) {
 		case k == Data && (l.short || l.held):
 			return 0, l.noRoom()
 		case l.open != nil:
-			if n := l.open.room(k, l.segBlocks); n > 0 {
+			if n := l.open.room(k, l.segBlocks); n > 0 && (l.open.direct || !direct) {
 				return n, nil
 			}
-			l.closeChunk()
-			wake(l.wakeW)
+			l.chunkFull()
 		case !l.tailHasRoom():
 			if err := l.rotate(strictnessOf(k)); err != nil {
 				return 0, err
@@ -153,7 +211,7 @@ func (l *Log) reserve(k Kind) (uint32, error) {
 			wake(l.wakeW)
 			l.cond.Wait()
 		default:
-			l.openChunk()
+			l.openChunk(direct)
 		}
 	}
 }
@@ -163,7 +221,7 @@ func (l *Log) tailHasRoom() bool {
 	return l.tail != nil && !l.cut && l.cursor+3 <= l.segBlocks
 }
 
-func (l *Log) openChunk() {
+func (l *Log) openChunk(direct bool) {
 	var c *chunk
 	if n := len(l.free); n > 0 {
 		c, l.free = l.free[n-1], l.free[:n-1]
@@ -171,7 +229,7 @@ func (l *Log) openChunk() {
 	} else {
 		c = &chunk{buf: make([]byte, (1+maxChunkBlocks)*block.Size), pooled: true}
 	}
-	*c = chunk{buf: c.buf, pooled: true, seg: l.tail, pos: l.cursor, off: chunkFixedBytes, first: l.next}
+	*c = chunk{buf: c.buf, pooled: true, direct: direct, seg: l.tail, pos: l.cursor, off: chunkFixedBytes, first: l.next}
 	l.nBuffers++
 	l.open = c
 }

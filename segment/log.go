@@ -21,6 +21,10 @@ const DefaultSegmentBytes = 128 << 20
 // their file: about 32 MiB. Append waits when it is reached.
 const maxUnwritten = 32
 
+// writeBehind is how many closed chunks wait for who appended them to settle or
+// sync, before they are written for him.
+const writeBehind = 4
+
 // ErrGone is what ReadAt and ReadNow return, wrapped, for a segment that does
 // not exist any more: the cleaner moved its data, so the map has a new address.
 var ErrGone = errors.New("segment is gone")
@@ -114,6 +118,8 @@ type Log struct {
 	durable    LSN
 	durablePos Pos
 	settled    LSN // every record up to here is in a file
+
+	settlers, syncers company
 
 	ahead zeroAhead
 

@@ -101,19 +101,24 @@ func (l *Log) locate(addr block.Addr, p []byte) (*segFile, uint32, error) {
 }
 
 // copyUnwritten copies those blocks of a read at block at of s that are in
-// memory only and returns how many before them are in the file.
+// memory only and returns how many before them are in the file. Payload of a
+// direct chunk is.
 func (l *Log) copyUnwritten(s *segFile, at uint32, p []byte) (fromFile uint32, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	end := at + uint32(len(p)/block.Size)
 	w := s.written.Load()
-	from := max(at, w)
+	from, file := max(at, w), min(max(w, at), end)
 	copyFrom := func(c *chunk) {
 		if c == nil || c.seg != s {
 			return
 		}
 		lo, hi := max(from, c.pos), min(end, c.pos+1+c.used)
-		if lo < hi && lo == from {
+		switch {
+		case lo >= hi || lo != from:
+		case c.direct && file == from:
+			from, file = hi, hi
+		case !c.direct:
 			copy(p[int(lo-at)*block.Size:], c.buf[int(lo-c.pos)*block.Size:int(hi-c.pos)*block.Size])
 			from = hi
 		}
@@ -125,5 +130,5 @@ func (l *Log) copyUnwritten(s *segFile, at uint32, p []byte) (fromFile uint32, e
 	if from < end {
 		return 0, block.Errorf(block.Invalid, "read segment %d, blocks %d to %d: block %d was never written", s.id, at, end, from)
 	}
-	return min(max(w, at), end) - at, nil
+	return file - at, nil
 }

@@ -16,12 +16,17 @@ import (
 func (l *Log) Settle() error {
 	l.mu.Lock()
 	target := l.next - 1
+	if l.settled < target && l.settlers.expected() {
+		l.mu.Unlock()
+		runtime.Gosched() // others that are ready to append share the write
+		l.mu.Lock()
+		l.settlers.came(l.next-1 > target)
+	}
 	done := l.settled >= target
 	l.mu.Unlock()
 	if done {
 		return l.Fault()
 	}
-	runtime.Gosched() // others that are ready to append share the write
 	l.writeMu.Lock()
 	defer l.writeMu.Unlock()
 	for {
@@ -65,6 +70,9 @@ func (l *Log) Leave() (LSN, error) {
 // it releases mu.
 func (l *Log) settleOpen(c *chunk) error {
 	l.awaitZeros(c)
+	for c.writing > 0 && l.open == c { // at most until it is full
+		l.cond.Wait()
+	}
 	if l.open != c {
 		l.mu.Unlock()
 		return nil // closed meanwhile; it is pending now
@@ -74,7 +82,7 @@ func (l *Log) settleOpen(c *chunk) error {
 	clear(header[c.off:])
 	crc := l.encodeHeader(c, 0, header)
 	payload, used, entries, last := c.payload(c.settledBlocks), c.used, c.entries, l.next-1
-	first := c.settledEntries == 0
+	first := c.settledEntries == 0 && !c.direct
 	l.mu.Unlock()
 	if first && used <= settleTogether {
 		copy(l.header[block.Size:], payload)
@@ -100,3 +108,34 @@ const settleTogether = 15
 // headerBlock is room for one header, of whoever holds writeMu, and a little
 // payload.
 type headerBlock [(1 + settleTogether) * block.Size]byte
+
+// company learns whether it pays to let others come before a step that many can
+// share: who is alone would only wait.
+type company int
+
+const (
+	// maxAlone is for how many steps in a row nobody may come before it rests,
+	// and aloneFor for how many steps it does.
+	maxAlone = 8
+	aloneFor = 64
+)
+
+// expected says whether to yield; came must follow then.
+func (c *company) expected() bool {
+	if *c < 0 {
+		*c++
+		return false
+	}
+	return true
+}
+
+func (c *company) came(yes bool) {
+	switch {
+	case yes:
+		*c = 0
+	case *c == maxAlone:
+		*c = -aloneFor
+	default:
+		*c++
+	}
+}

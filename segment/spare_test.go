@@ -106,7 +106,7 @@ func TestSpareHasNoHeader(t *testing.T) {
 	l, _ := replayed(t, fs, Pos{}, 0)
 	defer mustClose(t, l)
 	data := make([]byte, 50*block.Size)
-	for l.maxID < 4 {
+	for len(l.Segments()) < 3 {
 		if _, err := l.Append(Record{Kind: Data, Layer: 1, Count: 50}, data, nil); err != nil {
 			t.Fatal(err)
 		}

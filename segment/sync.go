@@ -31,11 +31,12 @@ func (l *Log) sync(ctx context.Context, all bool) error {
 		if l.durable >= target && (!all || l.round == nil && len(l.pending)+len(l.dirty) == 0) {
 			return nil
 		}
-		if l.round == nil && !yielded {
+		if l.round == nil && !yielded && l.syncers.expected() {
 			yielded = true // others that are ready to sync share the round
 			l.mu.Unlock()
 			runtime.Gosched()
 			l.mu.Lock()
+			l.syncers.came(l.next-1 > target || l.round != nil || l.durable >= target)
 			continue
 		}
 		if l.round == nil {
@@ -101,6 +102,9 @@ func (l *Log) writeOut(seq uint64) error {
 func (l *Log) writeOldest() error {
 	c := l.pending[0]
 	l.awaitZeros(c)
+	for c.writing > 0 {
+		l.cond.Wait()
+	}
 	l.mu.Unlock()
 	if !c.settled() {
 		if err := l.writeChunk(c, c.payload(c.settledBlocks), c.buf[:block.Size]); err != nil {

@@ -2,7 +2,9 @@ package segment
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -13,6 +15,12 @@ import (
 // TestZerosBeforeData holds back zeros that are being written until data wants
 // to go to the same place: the data must wait, or the zeros would wipe it out.
 func TestZerosBeforeData(t *testing.T) {
+	for _, count := range []uint32{directBlocks - 1, 100} {
+		t.Run(fmt.Sprintf("%d blocks", count), func(t *testing.T) { zerosBeforeData(t, count) })
+	}
+}
+
+func zerosBeforeData(t *testing.T, count uint32) {
 	started, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	mem := vfs.NewCrashableMem()
@@ -38,8 +46,8 @@ func TestZerosBeforeData(t *testing.T) {
 	<-started
 	done := make(chan error, 1)
 	go func() {
-		for range 4 {
-			if err := w.append(Data, 100); err != nil {
+		for range 400 / count {
+			if err := w.append(Data, count); err != nil {
 				done <- err
 				return
 			}
@@ -49,9 +57,12 @@ func TestZerosBeforeData(t *testing.T) {
 	deadline := time.Now().Add(60 * time.Second)
 	for waiting := false; !waiting && len(done) == 0; time.Sleep(time.Millisecond) {
 		w.l.mu.Lock()
-		if len(w.l.pending) > 0 {
-			c := w.l.pending[0]
-			waiting = c.pos+1+c.used > w.l.ahead.lo
+		chunks := slices.Clone(w.l.pending)
+		if c := w.l.open; c != nil && c.direct {
+			chunks = append(chunks, c)
+		}
+		for _, c := range chunks {
+			waiting = waiting || c.pos+1+c.used > w.l.ahead.lo
 		}
 		w.l.mu.Unlock()
 		if time.Now().After(deadline) {

@@ -106,6 +106,29 @@ func TestFaultAtEveryOperation(t *testing.T) {
 	}
 }
 
+// TestReadAfterFailedWrite: a write that the log could not put into its file leaves
+// what was there, to be read although the store is fenced.
+func TestReadAfterFailedWrite(t *testing.T) {
+	ctx := context.Background()
+	var broken atomic.Bool
+	count := &opCounter{before: func(_ int, op errorfs.Op) error {
+		if broken.Load() && op.Kind == errorfs.OpFileWriteAt && ofLog(op) {
+			return errors.New("planted")
+		}
+		return nil
+	}}
+	s := mustOpen(t, testOptions(t, errorfs.Wrap(vfs.NewMem(), count)))
+	must[Info](t)(s.Create(ctx, "v", mib))
+	d := openDevice(t, s, "v")
+	before := pattern(1, mib/4)
+	mustDo(t, d.WriteAt(ctx, before, 0, true))
+	broken.Store(true)
+	wantKind(t, d.WriteAt(ctx, pattern(2, mib/4), 0, false), block.IO)
+	got := make([]byte, mib/4)
+	mustDo(t, d.ReadAt(ctx, got, 0))
+	same(t, "after a failed write", got, before)
+}
+
 // TestFullDisk meets ENOSPC when a segment is made: a clean error, nothing is
 // fenced, deletes work, and there is room again afterwards.
 func TestFullDisk(t *testing.T) {

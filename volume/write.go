@@ -248,7 +248,8 @@ func (w *writer) zero(offBytes, lengthBytes uint64) error {
 }
 
 // append logs a record and applies what was logged of it, also when that was
-// not all.
+// not all. When the log was fenced meanwhile, nothing of it: its data may not be in
+// the file, and no change is taken out of the queue any more.
 func (w *writer) append(r segment.Record, p []byte) error {
 	r.Layer = w.l.ID
 	w.changes = w.changes[:0]
@@ -259,8 +260,10 @@ func (w *writer) append(r segment.Record, p []byte) error {
 		w.s.queue.add(c)
 	})
 	w.waits.End(block.StageAppend, at)
-	for _, c := range w.changes {
-		w.pin.Apply(c, w.moved)
+	if err == nil || w.s.log.Fault() == nil {
+		for _, c := range w.changes {
+			w.pin.Apply(c, w.moved)
+		}
 	}
 	w.s.queue.signal()
 	return err
