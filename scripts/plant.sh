@@ -48,6 +48,11 @@ plant volume/write.go 'if d.fenced.Load() { // V4' 'if false && d.fenced.Load() 
 plant segment/sync.go 'return l.fail(err, fmt.Sprintf("sync segment %d", s.id))' 'return fmt.Errorf("sync segment %d: %w", s.id, err)' ./segment TestFaults
 plant segment/sync.go 'return l.fail(err, fmt.Sprintf("write segment %d at block %d", c.seg.id, c.pos))' 'return err' ./segment TestFaults
 plant volume/read.go 'es[i].Sum {' 'es[i].Sum && false {' ./check TestDamageAnywhere
+plant segment/sync.go 'for c.writing > 0 {' 'for false {' ./segment TestHeaderAwaitsPayload
+plant segment/settle.go 'for c.writing > 0 && l.open == c {' 'for false {' ./segment TestHeaderAwaitsPayload
+plant segment/append.go 'func (l *Log) writeDirect(c *chunk, at uint32, data []byte) error {
+	l.awaitZeros(c)' 'func (l *Log) writeDirect(c *chunk, at uint32, data []byte) error {' ./segment TestZerosBeforeData
+plant volume/write.go 'if err == nil || w.s.log.Fault() == nil {' 'if true {' ./volume TestReadAfterFailedWrite
 plant segment/sync.go 'err = f.SyncData()' '_ = f' ./volume TestCrashMatrix
 plant volume/write.go 'defer l.Lock(sp.first, sp.count).Unlock()' '' ./volume TestConcurrentHistories
 plant cow/fold.go 'case !upper.isOwn(i):' 'case !upper.isOwn(i) || lower.addr[i] > zeroAddr:' ./volume TestModel
