@@ -154,9 +154,9 @@ func (l *Log) add(piece *Record, data []byte) *chunk {
 	return c
 }
 
-// writeDirect writes payload of a direct chunk, from block at on. No header that
-// speaks of it is written before (Settle, writeOldest). Called with mu held, which
-// it releases meanwhile. A failure fences the log.
+// writeDirect writes payload of a direct chunk, from block at on. Who writes the
+// chunk's header awaits it (S12). Called with mu held, which it releases meanwhile.
+// A failure fences the log.
 func (l *Log) writeDirect(c *chunk, at uint32, data []byte) error {
 	l.awaitZeros(c)
 	err := l.Fault()

@@ -46,14 +46,14 @@
 //	    opened counts as lent.
 //	S10  What can be read from a file (up to segFile.written, and payload that was
 //	    written directly) is not written again as long as the segment exists.
-//	S12  No header is written that speaks of payload that was not written before, or
-//	    in the same write and for the first time: the end of the process cannot
-//	    take from a record that was settled, and no record becomes durable before
-//	    its payload.
 //	S11  A log that another process has left in good order (Leave) is not searched
 //	    for records beyond its end, if the replay ends where that process did: no
 //	    header can vouch for a record that was never numbered (S4). A replay that
 //	    ends elsewhere searches as after a crash.
+//	S12  No header is written that speaks of payload that was not written before, or
+//	    in the same write and for the first time: the end of the process cannot
+//	    take from a record that was settled, and no record becomes durable before
+//	    its payload.
 //
 // # Disk format, version 1
 //

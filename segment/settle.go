@@ -70,7 +70,7 @@ func (l *Log) Leave() (LSN, error) {
 // it releases mu.
 func (l *Log) settleOpen(c *chunk) error {
 	l.awaitZeros(c)
-	for c.writing > 0 && l.open == c { // at most until it is full
+	for c.writing > 0 && l.open == c { // S12; at most until it is full
 		l.cond.Wait()
 	}
 	if l.open != c {

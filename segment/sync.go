@@ -102,7 +102,7 @@ func (l *Log) writeOut(seq uint64) error {
 func (l *Log) writeOldest() error {
 	c := l.pending[0]
 	l.awaitZeros(c)
-	for c.writing > 0 {
+	for c.writing > 0 { // S12
 		l.cond.Wait()
 	}
 	l.mu.Unlock()
