@@ -287,7 +287,7 @@ func TestFetchIntoNothing(t *testing.T) {
 	}
 }
 
-// TestFetchesAreBounded: what is too much at once is read from the session.
+// TestFetchesAreBounded: what is too much at once is read from the session (Z7).
 func TestFetchesAreBounded(t *testing.T) {
 	b := newBed(t)
 	b.clone("v", "s")

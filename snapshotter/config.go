@@ -21,6 +21,8 @@ const (
 	DefaultTimeout   = 20 * time.Second
 	// DefaultIdle is how long a stepping stone is kept.
 	DefaultIdle = 5 * time.Second
+	// DefaultBeat is how often the server hears of a store.
+	DefaultBeat = time.Hour
 	// DefaultSpares are the most volumes that wait attached.
 	DefaultSpares = 4
 
@@ -52,13 +54,15 @@ type Options struct {
 	// Spares is how many volumes may wait attached and mounted for containers of
 	// the images that were pulled or started last; 0 is none.
 	Spares int
-	Log    *zap.Logger
+	// Beat is how often the server hears of this store; 0 is never.
+	Beat time.Duration
+	Log  *zap.Logger
 }
 
 // DefaultOptions returns the defaults, without API, Worker and Log.
 func DefaultOptions() Options {
 	return Options{Root: DefaultRoot, Prefix: DefaultPrefix, Driver: "auto", SizeBytes: DefaultSizeBytes,
-		MountOptions: []string{"noatime"}, Publish: true, Timeout: DefaultTimeout, Idle: DefaultIdle, Spares: DefaultSpares}
+		MountOptions: []string{"noatime"}, Publish: true, Timeout: DefaultTimeout, Idle: DefaultIdle, Spares: DefaultSpares, Beat: DefaultBeat}
 }
 
 var (
@@ -82,8 +86,8 @@ func (o *Options) check() error {
 	if o.SizeBytes < minSizeBytes || o.SizeBytes > block.MaxVolumeBytes || o.SizeBytes%(1<<20) != 0 {
 		faults = append(faults, "size: want a multiple of 1 MiB, at least 64 MiB, at most 256 TiB")
 	}
-	if o.Timeout < time.Second || o.Idle < 0 || o.Spares < 0 {
-		faults = append(faults, "timeout: want at least 1s; idle time and spares: want none or more")
+	if o.Timeout < time.Second || o.Idle < 0 || o.Spares < 0 || o.Beat < 0 {
+		faults = append(faults, "timeout: want at least 1s; idle time, spares and beat: want none or more")
 	}
 	if len(faults) > 0 {
 		return block.Errorf(block.Invalid, "snapshotter: %s", strings.Join(faults, "; "))

@@ -19,6 +19,8 @@
 //   - garbage: working volumes and private snapshots that no record needs.
 //   - pin: a clone of a chain that each record of one has. It is never attached; it
 //     tells the server that this worker has the chain.
+//   - beat: an empty volume, PREFIX/work/WORKER/STORE-seen-RANDOM, of which the server
+//     keeps when it was made: since then it has not heard of this store.
 //   - stepping stone: a working volume whose content has just been committed and
 //     which is still attached; the next layer goes onto it.
 //   - spare: a clone that is attached and mounted before anybody asks, of a
@@ -66,6 +68,12 @@
 //	    server looks and deletes at one moment, so a pin that is made meanwhile
 //	    either saves the chain or is refused as not found; then the chain counts as
 //	    absent, and is unpacked or published anew.
+//	N10 While a snapshotter runs and reaches the server its beat is younger than two
+//	    hours (twice Options.Beat). An admin may release the pins, and other clones that hold
+//	    nothing, of stores whose beat is old (slackerctl image workers); of one
+//	    without a beat nothing is known. The release counts as a use of the chains,
+//	    and with each beat a store pins anew what it has lost: so a prune of what
+//	    nobody has used for an hour takes nothing from a worker that was away.
 //
 // The store is a bbolt file: bucket "meta" (format, what own volumes begin with), "snapshots"
 // (key or name to record, JSON), "children" (parent, zero byte, child) and

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
@@ -210,5 +211,66 @@ func TestOthersKeepChains(t *testing.T) {
 	must(t, err)
 	if r, err := f.prune(false); err != nil || len(r.Chains) != 1 || !strings.HasSuffix(r.Chains[0].Volume, chain[len("sha256:"):]) {
 		t.Errorf("pruned %+v, %v, want the chain to go", r, err)
+	}
+}
+
+// TestWorkerIsGone: the pins of a store that was not heard of since a time are
+// released and no others (N10); one that comes back has them anew, unless what it
+// had was pruned before.
+func TestWorkerIsGone(t *testing.T) {
+	f := startServer(t)
+	c, err := f.client()
+	must(t, err)
+	workers := func(since time.Time, release bool) []pruner.WorkerStore {
+		t.Helper()
+		ws, err := pruner.Workers(t.Context(), pruner.WorkersOptions{Prefix: DefaultPrefix, Since: since, Release: release, Client: c})
+		must(t, err)
+		return ws
+	}
+	beats := func(o *Options) { o.Spares, o.Beat = 0, time.Hour }
+	silent := f.openWithout(t, noSpares)
+	_, err = chainsOf(t.Context(), silent, "run", []string{chainID("of a store that says nothing")})
+	must(t, err)
+	shared, own := chainID("gone shared"), chainID("gone own")
+	a := f.openWithout(t, beats)
+	top, err := chainsOf(t.Context(), a, "run", []string{shared, own})
+	must(t, err)
+	await(t, "the store is heard of", func() bool { ws := workers(now(), false); return len(ws) == 2 && !ws[0].LastHeard.IsZero() })
+	o := a.o
+	must(t, a.Close())
+	since := now()
+	b := f.openWithout(t, beats)
+	_, err = chainsOf(t.Context(), b, "run", []string{shared})
+	must(t, err)
+	await(t, "the other is heard of", func() bool { ws := workers(since, false); return len(ws) == 3 && ws[0].LastHeard.After(since) })
+
+	ws := workers(since, true)
+	for i, pins := range []int{1, 2, 1} { // there may be stepping stones too
+		if w := ws[i]; w.Gone != (i == 1) || w.Empty < pins || (i == 1) != (w.Released > 0) || w.Released > 0 && w.Released != w.Empty {
+			t.Errorf("store %d: %+v", i, w)
+		}
+	}
+	if ws := workers(since, false); len(ws) != 2 {
+		t.Errorf("after the release there are %+v", ws)
+	}
+	// It was away.
+	a, err = openWith(o, noDevices{})
+	must(t, err)
+	await(t, "it has its pins again", func() bool { ws := workers(since, false); return len(ws) == 3 && ws[0].LastHeard.After(since) && ws[0].Empty >= 2 })
+	if r, err := f.prune(false); err != nil || len(r.Chains) != 0 || r.InUse != 3 {
+		t.Errorf("pruned %+v, %v, of workers that live", r, err)
+	}
+	must(t, a.Close())
+	since = now()
+	workers(since, true) // of b too, which lives and has not said so since
+	if r, err := f.prune(false); err != nil || len(r.Chains) != 2 || r.InUse != 1 {
+		t.Errorf("pruned %+v, %v, want what only those have", r, err)
+	}
+	a, err = openWith(o, noDevices{})
+	must(t, err)
+	defer func() { must(t, a.Close()) }()
+	await(t, "it is heard of", func() bool { ws := workers(since, false); return len(ws) > 1 && ws[0].LastHeard.After(since) })
+	if _, err := a.Prepare(t.Context(), "container", top); !errdefs.IsNotFound(err) {
+		t.Errorf("a container on a chain that is gone: %v", err)
 	}
 }

@@ -2,7 +2,9 @@ package snapshotter
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,21 +17,33 @@ import (
 // and how long a first search for what a kill left may wait.
 const reapInterval = 5 * time.Second
 
-// reaper clears garbage in the background.
+const (
+	beatMark  = "seen-" // in the names of beats, after what own volumes begin with
+	beatBytes = block.Size
+)
+
+// reaper clears garbage in the background, and lets the server hear of the store.
 type reaper struct {
 	*volumes
 	cancel context.CancelFunc
 	ended  chan struct{}
+	last   string // beat
 }
 
 func (s *reaper) reap(ctx context.Context) {
 	defer close(s.ended)
 	searched, complaint := false, ""
+	var due time.Time
 	tick := time.NewTicker(reapInterval)
 	defer tick.Stop()
 	for {
 		var err error
-		if !searched {
+		if s.o.Beat > 0 && !now().Before(due) {
+			if err = s.beat(ctx); err == nil {
+				due, searched = now().Add(s.o.Beat), false
+			}
+		}
+		if err == nil && !searched {
 			err = errors.Join(s.search(ctx), s.pinAll(ctx))
 			searched = err == nil
 		}
@@ -115,14 +129,40 @@ func (s *reaper) clearOne(ctx context.Context, volume string) error {
 	return s.store.forgetGarbage(volume)
 }
 
-// pinAll pins the chains of records that were written before there were pins (N9).
+// beat makes a beat in the place of the last one (N10).
+func (s *reaper) beat(ctx context.Context) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	volume := s.names.own + beatMark + strings.ToLower(rand.Text()[:13])
+	s.flight.add(volume)
+	if err := s.server.create(ctx, volume, beatBytes); err != nil {
+		s.flight.done(volume)
+		s.waste(volume)
+		return err
+	}
+	if s.last != "" {
+		s.flight.done(s.last)
+		s.waste(s.last)
+	}
+	s.last = volume
+	return nil
+}
+
+// pinAll pins the chains of records that have no pin (N9): they were written before
+// there were pins, or an admin has released them.
 func (s *reaper) pinAll(ctx context.Context) error {
 	records, err := s.store.all()
 	if err != nil {
 		return err
 	}
+	bounded, cancel := s.bound(ctx)
+	defer cancel()
+	there, err := s.server.list(bounded, s.names.own) // all that the records name were made before
+	if err != nil {
+		return err
+	}
 	for name, r := range records {
-		if r.Place == "" || r.Pin != "" || strings.HasPrefix(r.Place, s.names.own) {
+		if r.Place == "" || r.Pin != "" && slices.Contains(there, r.Pin) || strings.HasPrefix(r.Place, s.names.own) {
 			continue
 		}
 		if err := s.pin(ctx, name, r.Place); err != nil && !block.Is(err, block.NotFound) {

@@ -176,6 +176,7 @@ func (f *testServer) options(root string) (Options, error) {
 	}
 	o := DefaultOptions()
 	o.Root, o.API, o.Worker, o.Driver, o.SizeBytes, o.Log = root, c.API, w, "fuse", 256<<20, f.logger
+	o.Beat = 0 // what is left at the server is counted
 	return o, nil
 }
 

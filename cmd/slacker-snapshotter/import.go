@@ -66,6 +66,7 @@ func (f *flags) importImage(cmd *cobra.Command, o image.UnpackOptions, asJSON bo
 	if err != nil {
 		return err
 	}
+	so.Beat = 0 // nothing of it stays
 	s, err := snapshotter.New(so)
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ and exports snapshots and volumes as disk images, and snapshots as container ima
 		Example: `  slackerctl image import debian.qcow2 debian@v1
   slackerctl image export debian@v1 debian.raw
   slackerctl image export debian@v1 docker://registry.example.org/debian:v1`,
-	}, a.imageImport(), a.imageExport(), a.imagePush(), a.imagePrune())
+	}, a.imageImport(), a.imageExport(), a.imagePush(), a.imagePrune(), a.imageWorkers())
 }
 
 func (a *app) imageImport() *cobra.Command {
