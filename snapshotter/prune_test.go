@@ -256,7 +256,10 @@ func TestWorkerIsGone(t *testing.T) {
 	// It was away.
 	a, err = openWith(o, noDevices{})
 	must(t, err)
-	await(t, "it has its pins again", func() bool { ws := workers(since, false); return len(ws) == 3 && ws[0].LastHeard.After(since) && ws[0].Empty >= 2 })
+	await(t, "it has its pins again", func() bool {
+		ws := workers(since, false)
+		return len(ws) == 3 && ws[0].LastHeard.After(since) && ws[0].Empty >= 2
+	})
 	if r, err := f.prune(false); err != nil || len(r.Chains) != 0 || r.InUse != 3 {
 		t.Errorf("pruned %+v, %v, of workers that live", r, err)
 	}
