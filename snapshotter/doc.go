@@ -68,7 +68,7 @@
 //	    server looks and deletes at one moment, so a pin that is made meanwhile
 //	    either saves the chain or is refused as not found; then the chain counts as
 //	    absent, and is unpacked or published anew.
-//	N10 While a snapshotter runs and reaches the server its beat is younger than two
+//	N10  While a snapshotter runs and reaches the server its beat is younger than two
 //	    hours (twice Options.Beat). An admin may release the pins, and other clones that hold
 //	    nothing, of stores whose beat is old (slackerctl image workers); of one
 //	    without a beat nothing is known. The release counts as a use of the chains,
