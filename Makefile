@@ -113,6 +113,10 @@ bench-collect: ## measure what the collector costs clients that read and overwri
 bench-attach: build ## time clone, attach and mount of a warm ext4 volume, by step (root)
 	$(GO) run ./bench/attach -bin bin -rounds 100
 
+.PHONY: bench-attach-rig
+bench-attach-rig: ## the same with the kernel's NBD client, in QEMU
+	RIG=1 $(GO) test -count=1 -v ./rig -run TestAttachSteps -rig.attach 20
+
 .PHONY: bench-memory
 bench-memory: ## measure the heap with 100,000 volumes, 1,000 of them open
 	$(GO) test ./volume -count=1 -v -run TestMemoryIsBounded -memory.volumes 100000 -memory.open 1000 -memory.blocks 200

@@ -61,7 +61,7 @@ func (w *Worker) step(name string, f func() error) error {
 // driver returns the driver of that name.
 func (w *Worker) driver(name string) driver {
 	if name == driverNBD {
-		return nbdDriver{store: w.store}
+		return nbdDriver{store: w.store, step: w.Verbose}
 	}
 	return fuseDriver{w.store, w.Verbose}
 }

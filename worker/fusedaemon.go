@@ -238,7 +238,7 @@ func listen() chan os.Signal {
 func (d *fuseDaemon) run(server *fusefile.Server) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
-	d.report(d.steps, nil)
+	d.report("mounted"+d.steps, nil)
 	watch := time.NewTicker(watchInterval)
 	defer watch.Stop()
 	for {

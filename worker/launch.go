@@ -186,7 +186,6 @@ func (r *running) report(text string, err error) {
 // stepsOf writes names and times so that tellSteps can read them.
 func stepsOf(namesAndTimes ...any) string {
 	var b strings.Builder
-	b.WriteString("mounted")
 	for i := 0; i+1 < len(namesAndTimes); i += 2 {
 		fmt.Fprintf(&b, ";%v=%d", namesAndTimes[i], namesAndTimes[i+1].(time.Duration).Microseconds())
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/block"
@@ -58,6 +59,7 @@ func (r *running) monitor(logger *zap.Logger) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer func() { stop() }()
+	begun := time.Now()
 	link, err := openNBDLink()
 	if err != nil {
 		return err
@@ -76,8 +78,9 @@ func (r *running) monitor(logger *zap.Logger) error {
 	defer m.dropAll()
 	index, connected, err := m.driver.index(r.state.AttachmentID)
 	var missed []bool // of the sockets of a former monitor, by slot
+	steps := ""       // how long it took to connect
 	if err == nil && !connected {
-		index, err = m.connect(ctx)
+		index, steps, err = m.connect(ctx, begun)
 	} else if err == nil {
 		missed = m.missed()
 	}
@@ -86,7 +89,7 @@ func (r *running) monitor(logger *zap.Logger) error {
 		return err
 	}
 	m.index = index
-	r.report(fmt.Sprintf("nbd%d", index), nil)
+	r.report(fmt.Sprintf("nbd%d%s", index, steps), nil)
 	dead := make(chan struct{}, 1)
 	ended := make(chan struct{})
 	go func() { defer close(ended); m.announce(events, dead) }()
@@ -187,28 +190,37 @@ func isDead(f *os.File) bool {
 	return err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }
 
-// connect makes the device.
-func (m *monitor) connect(ctx context.Context) (uint32, error) {
+// connect makes the device, all connections at once, and says how long each step
+// took since begun.
+func (m *monitor) connect(ctx context.Context, begun time.Time) (index uint32, steps string, err error) {
+	prepared := time.Now()
 	var info nbdclient.Info
+	dials, dctx := errgroup.WithContext(ctx)
 	for slot := range m.sockets {
-		f, got, err := m.dial(ctx, slot)
-		if err != nil {
-			return 0, err
-		}
-		m.sockets[slot] = f
-		if slot == 0 {
-			info = got
-		}
-		if slot == 0 && len(m.sockets) > 1 && !info.Flags.Has(nbdclient.FlagCanMultiConn) {
-			return 0, block.Errorf(block.Unsupported, "attach %s: the server takes one connection only, want %d", m.target, len(m.sockets))
-		}
+		dials.Go(func() error {
+			f, got, err := m.dial(dctx, slot)
+			m.sockets[slot] = f
+			if slot == 0 {
+				info = got
+			}
+			return err
+		})
 	}
+	err = dials.Wait()
+	if m.sockets[0] != nil && len(m.sockets) > 1 && !info.Flags.Has(nbdclient.FlagCanMultiConn) {
+		err = block.Errorf(block.Unsupported, "attach %s: the server takes one connection only, want %d", m.target, len(m.sockets))
+	}
+	if err != nil {
+		return 0, "", err
+	}
+	dialled := time.Now()
 	if m.state.ReadOnly {
 		info.Flags |= nbdclient.FlagReadOnly
 	}
 	m.note()
-	return m.link.connect(nbdConfig{sizeBytes: info.SizeBytes, serverFlags: uint64(info.Flags), requestTimeout: m.state.requestTimeout(),
+	index, err = m.link.connect(nbdConfig{sizeBytes: info.SizeBytes, serverFlags: uint64(info.Flags), requestTimeout: m.state.requestTimeout(),
 		deadFor: m.state.deadTimeout(), backend: m.state.AttachmentID}, m.sockets)
+	return index, stepsOf("process ready", begun.Sub(m.born), "netlink", prepared.Sub(begun), "NBD handshake", dialled.Sub(prepared), "connect the kernel", time.Since(dialled)), err
 }
 
 // dial connects a slot to the first address that answers.

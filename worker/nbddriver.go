@@ -20,8 +20,9 @@ const modprobeTimeout = 10 * time.Second
 // sockets.
 type nbdDriver struct {
 	store store
-	sysfs string                   // "" is /sys; tests have their own
-	open  func() (*nbdLink, error) // nil is openNBDLink; tests have their own
+	step  func(name string, took time.Duration) // is told what an attach does; may be nil
+	sysfs string                                // "" is /sys; tests have their own
+	open  func() (*nbdLink, error)              // nil is openNBDLink; tests have their own
 	// modules is the directory of the running kernel's modules; "" is the usual
 	// one.
 	modules string
@@ -90,8 +91,15 @@ func (d nbdDriver) launch(s *state, executable string) (*launched, error) {
 }
 
 func (d nbdDriver) up(ctx context.Context, _ *state, l *launched) (string, error) {
-	name, err := l.begin(ctx)
-	return "/dev/" + name, err
+	report, err := l.begin(ctx)
+	if err != nil {
+		return "", err
+	}
+	if d.step != nil {
+		tellSteps(report, d.step)
+	}
+	name, _, _ := strings.Cut(report, ";")
+	return "/dev/" + name, nil
 }
 
 func (d nbdDriver) device(s *state) (string, error) {

@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,7 +33,7 @@ import (
 
 type options struct {
 	bin, dir, json, driver string
-	rounds                 int
+	rounds, connections    int
 }
 
 func main() {
@@ -42,6 +43,7 @@ func main() {
 	flag.StringVar(&o.json, "json", "", "also write the figures to this `file`")
 	flag.StringVar(&o.driver, "driver", "fuse", "fuse or nbd")
 	flag.IntVar(&o.rounds, "rounds", 100, "rounds that count")
+	flag.IntVar(&o.connections, "connections", 0, "connections of a device; 0: what the driver takes by default")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	err := run(ctx, o)
@@ -167,7 +169,7 @@ func (b *bed) round(ctx context.Context, name string) error {
 	mount := filepath.Join(b.dir, "mount")
 	b.steps.through = throughUs
 	begun := time.Now()
-	if _, err := b.worker.Attach(ctx, name, worker.AttachOptions{Driver: b.driver, Clone: snapshot, MountDir: mount}); err != nil {
+	if _, err := b.worker.Attach(ctx, name, worker.AttachOptions{Driver: b.driver, Clone: snapshot, MountDir: mount, Connections: b.connections}); err != nil {
 		return err
 	}
 	b.steps.add(whole, time.Since(begun))
@@ -183,7 +185,7 @@ func (b *bed) round(ctx context.Context, name string) error {
 	b.steps.through = throughIt
 	name += "c"
 	begun = time.Now()
-	if _, err := b.command("slacker-client", "attach", name, "--driver", b.driver, "--clone", snapshot, "--mount", mount); err != nil {
+	if _, err := b.command("slacker-client", "attach", name, "--driver", b.driver, "--clone", snapshot, "--mount", mount, "--connections", strconv.Itoa(b.connections)); err != nil {
 		return err
 	}
 	b.steps.add(whole, time.Since(begun))
