@@ -42,9 +42,14 @@ type monitor struct {
 // is connected already, and returns when the device is gone. On a signal its
 // standby takes over, unless the attachment is being undone.
 func RunMonitor(args AgentArgs, logger *zap.Logger) error {
+	kernel, kerr := openLinks() // before the word to begin: the server is still making the attachment
+	defer kernel.close()
 	r, err := becomeAgent(args)
 	if err == nil {
-		err = r.monitor(logger)
+		err = kerr
+	}
+	if err == nil {
+		err = r.monitor(kernel, logger)
 	}
 	if r != nil {
 		r.report("", err)
@@ -52,47 +57,58 @@ func RunMonitor(args AgentArgs, logger *zap.Logger) error {
 	return err
 }
 
-func (r *running) monitor(logger *zap.Logger) error {
+// links are a monitor's connections to the kernel: one for what it asks, and one
+// over which it hears of dead sockets. The zero links are none.
+type links struct{ requests, events *nbdLink }
+
+func openLinks() (l links, err error) {
+	if l.requests, err = openNBDLink(); err != nil {
+		return l, err
+	}
+	if l.events, err = openNBDLink(); err == nil {
+		err = l.events.listen()
+	}
+	if err != nil {
+		l.close()
+	}
+	return l, err
+}
+
+// close may be called twice.
+func (l links) close() {
+	for _, link := range []*nbdLink{l.requests, l.events} {
+		if link != nil {
+			link.close()
+		}
+	}
+}
+
+func (r *running) monitor(kernel links, logger *zap.Logger) error {
 	n := r.state.Connections
 	if n < 1 || n > nbdclient.MaxConnections {
 		return block.Errorf(block.Corrupt, "monitor of %s: state names %d connections", r.target, n)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer func() { stop() }()
-	begun := time.Now()
-	link, err := openNBDLink()
-	if err != nil {
-		return err
-	}
-	defer link.close()
-	events, err := openNBDLink()
-	if err != nil {
-		return err
-	}
-	if err := events.listen(); err != nil {
-		events.close()
-		return err
-	}
-	m := &monitor{running: r, driver: nbdDriver{store: r.store}, link: link, sockets: make([]*os.File, n), wires: make([]wire, n), names: make([]nbdclient.SlotName, n),
+	m := &monitor{running: r, driver: nbdDriver{store: r.store}, link: kernel.requests, sockets: make([]*os.File, n), wires: make([]wire, n), names: make([]nbdclient.SlotName, n),
 		log: logger.With(zap.String("target", r.target))}
 	defer m.dropAll()
 	index, connected, err := m.driver.index(r.state.AttachmentID)
 	var missed []bool // of the sockets of a former monitor, by slot
 	steps := ""       // how long it took to connect
 	if err == nil && !connected {
-		index, steps, err = m.connect(ctx, begun)
+		index, steps, err = m.connect(ctx)
 	} else if err == nil {
 		missed = m.missed()
 	}
 	if err != nil {
-		events.close()
 		return err
 	}
 	m.index = index
 	r.report(fmt.Sprintf("nbd%d%s", index, steps), nil)
 	dead := make(chan struct{}, 1)
 	ended := make(chan struct{})
-	go func() { defer close(ended); m.announce(events, dead) }()
+	go func() { defer close(ended); m.announce(kernel.events, dead) }()
 	keeper := r.keepStandby(briefing{Version: standbyVersion, Role: AgentMonitor}, nil, standbyDelay, m.log)
 	for {
 		err = m.watch(ctx, dead, missed)
@@ -109,7 +125,7 @@ func (r *running) monitor(logger *zap.Logger) error {
 		stop()
 		ctx, stop = signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	}
-	events.close()
+	kernel.close()
 	<-ended
 	return err
 }
@@ -191,9 +207,9 @@ func isDead(f *os.File) bool {
 }
 
 // connect makes the device, all connections at once, and says how long each step
-// took since begun.
-func (m *monitor) connect(ctx context.Context, begun time.Time) (index uint32, steps string, err error) {
-	prepared := time.Now()
+// took.
+func (m *monitor) connect(ctx context.Context) (index uint32, steps string, err error) {
+	begun := time.Now()
 	var info nbdclient.Info
 	dials, dctx := errgroup.WithContext(ctx)
 	for slot := range m.sockets {
@@ -220,7 +236,7 @@ func (m *monitor) connect(ctx context.Context, begun time.Time) (index uint32, s
 	m.note()
 	index, err = m.link.connect(nbdConfig{sizeBytes: info.SizeBytes, serverFlags: uint64(info.Flags), requestTimeout: m.state.requestTimeout(),
 		deadFor: m.state.deadTimeout(), backend: m.state.AttachmentID}, m.sockets)
-	return index, stepsOf("process ready", begun.Sub(m.born), "netlink", prepared.Sub(begun), "NBD handshake", dialled.Sub(prepared), "connect the kernel", time.Since(dialled)), err
+	return index, stepsOf("process ready", begun.Sub(m.born), "NBD handshake", dialled.Sub(begun), "connect the kernel", time.Since(dialled)), err
 }
 
 // dial connects a slot to the first address that answers.

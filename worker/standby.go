@@ -239,7 +239,12 @@ func RunStandby(args AgentArgs, logger *zap.Logger) error {
 	logger.Warn("the agent has ended: its standby takes over", zap.String("target", r.target), zap.String("role", b.Role))
 	switch b.Role {
 	case AgentMonitor:
-		return r.monitor(logger)
+		kernel, err := openLinks()
+		if err != nil {
+			return err
+		}
+		defer kernel.close()
+		return r.monitor(kernel, logger)
 	case AgentFuseDaemon:
 		return r.takeOverFuse(b, os.NewFile(standbyDeviceFD, "/dev/fuse"), died, logger)
 	}
