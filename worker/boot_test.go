@@ -103,6 +103,24 @@ func TestEarlierBootServerAway(t *testing.T) {
 	must(t, err)
 }
 
+// TestCleanWithoutServer: a worker whose server does not answer cannot know that
+// nothing is left there, and says so; so what cleans after a boot tries again.
+func TestCleanWithoutServer(t *testing.T) {
+	needRoot(t)
+	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
+	w := testWorker(t, testConfig(t, f))
+	f.mu.Lock()
+	clear(f.attachments) // as far as this test counts
+	f.mu.Unlock()
+	f.away()
+	if cleaned, err := w.Clean(t.Context()); !block.Is(err, block.Unavailable) || len(cleaned) > 0 {
+		t.Errorf("clean without the server: %v, %v; want it to fail", cleaned, err)
+	}
+	if rows, err := w.List(t.Context()); len(rows) > 0 || err != nil {
+		t.Errorf("list without the server: %v, %v", rows, err)
+	}
+}
+
 // TestForcedDetachRefused: when the server refuses to end an attachment, a forced
 // detach says so and leaves nothing here; the next one asks again.
 func TestForcedDetachRefused(t *testing.T) {

@@ -40,20 +40,26 @@ type Row struct {
 // kernel and, if it answers, the server. An agent that is missing but can be
 // started without touching I/O is started.
 func (w *Worker) List(ctx context.Context) ([]Row, error) {
+	rows, _, err := w.list(ctx)
+	return rows, err
+}
+
+// list is List, and why the server could not be asked, or nil.
+func (w *Worker) list(ctx context.Context) (rows []Row, serverErr, err error) {
 	states, faults, err := w.store.all()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	atServer, serverErr := w.atServer(ctx, "")
 	byID := map[string]*slackerv1.Attachment{}
 	for _, a := range atServer {
 		byID[a.GetId()] = a
 	}
-	rows := []Row{}
+	rows = []Row{}
 	for _, s := range states {
 		row, err := w.row(ctx, s, byID, serverErr)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		rows = append(rows, row)
 		delete(byID, s.AttachmentID)
@@ -65,7 +71,7 @@ func (w *Worker) List(ctx context.Context) ([]Row, error) {
 		}
 	}
 	slices.SortFunc(rows, func(a, b Row) int { return strings.Compare(a.Target, b.Target) })
-	return rows, joinLine(faults...)
+	return rows, serverErr, joinLine(faults...)
 }
 
 // row checks one state.
@@ -107,9 +113,11 @@ func (w *Worker) row(ctx context.Context, s *state, byID map[string]*slackerv1.A
 	return r, nil
 }
 
-// Clean removes what List marks as stale and returns the targets.
+// Clean removes what List marks as stale and returns the targets. What only the
+// server knows of takes its answer: without one that is the error, and Clean is to
+// be called again.
 func (w *Worker) Clean(ctx context.Context) ([]string, error) {
-	rows, err := w.List(ctx)
+	rows, serverErr, err := w.list(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +139,7 @@ func (w *Worker) Clean(ctx context.Context) ([]string, error) {
 		}
 		cleaned = append(cleaned, r.Target)
 	}
-	return cleaned, joinLine(errs...)
+	return cleaned, joinLine(append(errs, serverErr)...)
 }
 
 // dropOrphan ends an attachment that only the server knows of, unless somebody

@@ -46,6 +46,11 @@ func TestListsAgree(t *testing.T) {
 	s.agree("attach", "v")
 	s.must("attach", "v@s", "--driver", "fuse", "--read-only")
 	s.agree("attach of a snapshot", "v", "v@s")
+	s.state = "other"
+	s.must("attach", "v@s", "--driver", "fuse", "--read-only")
+	s.agree("attach of the same snapshot by another worker", "v@s")
+	s.must("detach", "v@s")
+	s.state = "state"
 	s.killAgents(false)
 	s.agree("the end of the daemons", "v", "v@s")
 	s.kill()

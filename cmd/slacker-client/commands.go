@@ -107,7 +107,7 @@ func listCommand(f *flags) *cobra.Command {
 		Long: `list shows what is attached to this host, each entry checked against the
 kernel and the server. What is stale was left by something that was killed, is of an
 earlier boot of this host, or was taken over by another worker; --clean removes it, here
-and at the server.`,
+and at the server. It has status 13 when the server does not answer: run it again then.`,
 		Example: "  slacker-client list --json\n  slacker-client list --clean",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -131,5 +131,13 @@ slacker-client attach --driver nbd --mount /mnt/v v || fail "attach again"
 sha256sum -c /tmp/sums || fail "the data changed"
 slacker-client detach v || fail "detach again"
 nothing_left
+step "after a boot without a server: slacker-client-clean tries until there is one"
+systemctl stop $unit slackerd-nbd.socket slackerd-api.socket
+systemctl start --no-block slacker-client-clean
+clean() { [ "$(systemctl show -P "$1" slacker-client-clean)" = "$2" ]; } # PROPERTY VALUE
+await "it fails" clean Result exit-code
+systemctl start $unit
+await "it is done" clean Result success
+clean ActiveState inactive || fail "slacker-client-clean is not done"
 no_errors
 step "done, $(cat /tmp/n) synced writes"
