@@ -126,6 +126,15 @@ func linked(f *os.File) bool {
 	return unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0
 }
 
+// Lead makes the caller the one that fetches ahead for the base, of all that have it
+// open, until Follow or the end of the process; it reports false while another is.
+func (b *Base) Lead() bool {
+	return unix.Flock(int(b.data.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}
+
+// Follow undoes Lead.
+func (b *Base) Follow() { _ = unix.Flock(int(b.data.Fd()), unix.LOCK_UN) } // closing does it too
+
 // Close ends the use of the base by this process. Nothing else may be in
 // progress.
 func (b *Base) Close() error {

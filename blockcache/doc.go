@@ -36,7 +36,8 @@
 // NAME is the first 16 bytes, in hex, of the SHA-256 of the server's address, a
 // zero byte and the base's identity. A sum is the XXH64 of the 16 bytes of the
 // name, the block's number (u64) and the block; 1 stands for 0. NAME.sums is
-// locked (flock, shared) by each process that has the base open.
+// locked (flock, shared) by each process that has the base open, and NAME.data
+// (exclusive) by the one that fetches ahead for it.
 //
 // Another version of these files gets another suffix; files that are not known
 // are left alone.

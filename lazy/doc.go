@@ -34,7 +34,7 @@
 //	    right whatever is written meanwhile; only clean blocks are. A read waits for
 //	    flights with blocks that it misses, and for no others. It is answered with
 //	    what they bring, whether that can be kept or not, so that nothing is fetched
-//	    twice for it.
+//	    twice for it. Of all processes of a worker one at a time fetches a base's trace.
 //	Z7  What flies is bounded: maxDemands fetches for reads of maxFetchBlocks, and
 //	    fetchers of the trace. A read of which not all flies, or whose fetch fails or
 //	    takes longer than demandPatience, is read plainly; and after a failure all

@@ -20,6 +20,8 @@ const (
 	batchBlocks = 64
 	batchRuns   = 256
 	fetchers    = 2
+	// leadInterval is how often one looks whether another still follows the trace.
+	leadInterval = 50 * time.Millisecond
 	// maxLooked bounds the blocks that are looked at while reads wait.
 	maxLooked = 1024
 	// smallBlocks are so few that they are fetched together with what is around them.
@@ -181,7 +183,7 @@ func (f *fetcher) wants(i uint64, nowait bool) bool {
 }
 
 // followTrace fetches the blocks of the trace, once the link has shown to be a
-// distant one.
+// distant one, and nobody else of this worker does (Z6).
 func (f *fetcher) followTrace() {
 	select {
 	case <-f.v.distance.known:
@@ -191,6 +193,15 @@ func (f *fetcher) followTrace() {
 	case <-f.ctx.Done():
 		return
 	}
+	// Another process of this worker may be at it, for another clone of the base.
+	for len(f.queue) > 0 && !f.v.base.Lead() {
+		select {
+		case <-time.After(leadInterval):
+		case <-f.ctx.Done():
+			return
+		}
+	}
+	defer f.v.base.Follow()
 	var all sync.WaitGroup
 	for range fetchers {
 		all.Go(func() {

@@ -190,6 +190,36 @@ func TestFetchFails(t *testing.T) {
 	}
 }
 
+// TestOneFollows: of two clones of a base one fetches what was foreseen, and the other
+// finds it (Z6).
+func TestOneFollows(t *testing.T) {
+	b := newBed(t)
+	b.clone("v", "s")
+	b.clone("w", "s")
+	first, second := newFetching("s"), newFetching("s")
+	first.gate = make(chan struct{})
+	second.gate = first.gate
+	v := b.attachAhead("v", "s", testTrace, first)
+	v.begin()
+	<-first.began
+	w := b.attachAhead("w", "s", testTrace, second)
+	w.begin()
+	select {
+	case <-second.began:
+		t.Error("both fetch")
+	case <-time.After(3 * leadInterval): // it has looked
+	}
+	close(first.gate)
+	v.volume.running.Wait()
+	w.volume.running.Wait()
+	if n := second.calls.Load(); n != 0 {
+		t.Errorf("%d fetches of what another fetches", n)
+	}
+	w.want("what the other has fetched", 100*block.Size, baseContent("s")[100*block.Size:150*block.Size])
+	v.end()
+	w.end()
+}
+
 // TestFetchAround: what a read misses is fetched with what lies around it that is
 // clean and not there, by one request; and answered and kept.
 func TestFetchAround(t *testing.T) {
