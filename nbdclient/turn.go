@@ -36,6 +36,12 @@ const (
 	spinAverage = 80 * time.Microsecond
 	// waitCap is what a longer wait counts in the average.
 	waitCap = time.Millisecond
+	// longYield is how long others run on the processor it has yielded when they
+	// are no part of what it waits for; then it does not look again and again for
+	// busyPause: that would use up its share of the processor, and whoever has
+	// used it up waits while others have theirs.
+	longYield = 300 * time.Microsecond
+	busyPause = 100 * time.Millisecond
 )
 
 // turn is of a connection.
@@ -98,6 +104,7 @@ type receiving struct {
 	fds     [2]unix.PollFd
 	since   time.Time     // when it began to wait
 	average time.Duration // of the waits lately
+	busy    time.Time     // until when others have use for the processor
 }
 
 // note counts a request that is about to go to c, and gives the turn back or asks
@@ -186,18 +193,24 @@ func (t *receiving) heard() {
 
 // sleepy reports whether it has looked long enough, and should sleep.
 func (t *receiving) sleepy() bool {
+	now := time.Now()
 	if t.since.IsZero() {
-		t.since = time.Now()
+		t.since = now
 	}
-	if t.average > spinAverage || processors < 2 {
+	if t.average > spinAverage || processors < 2 || now.Before(t.busy) {
 		return true
 	}
-	if time.Since(t.since) > min(spinLimit, 2*t.average) {
+	if now.Sub(t.since) > min(spinLimit, 2*t.average) {
 		return true
 	}
-	_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // whoever has something to do comes first
+	yield() // whoever has something to do comes first
+	if later := time.Now(); later.Sub(now) > longYield {
+		t.busy = later.Add(busyPause)
+	}
 	return false
 }
+
+var yield = func() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // processors is how many threads run at once: on a single one nothing comes while
 // somebody looks for it.

@@ -318,3 +318,26 @@ func TestTurnUnderEveryKindOfLoss(t *testing.T) {
 	close(stop)
 	beside.Wait()
 }
+
+// TestBusyProcessor: who gets its processor back late does not look again and again
+// for a while, as it would use up its share of it.
+func TestBusyProcessor(t *testing.T) {
+	defer func(p int, y func()) { processors, yield = p, y }(processors, yield)
+	processors = 2
+	yields := 0
+	yield = func() { yields++; time.Sleep(2 * longYield) } // others run meanwhile
+	var r receiving
+	if r.sleepy() || yields != 1 {
+		t.Fatalf("the first look sleeps, after %d yields", yields)
+	}
+	r.heard()
+	r.average = 0
+	if !r.sleepy() || yields != 1 {
+		t.Error("it looks on beside others")
+	}
+	r.heard()
+	r.average, r.busy = 0, time.Now()
+	if r.sleepy() || yields != 2 {
+		t.Error("it never looks again")
+	}
+}
