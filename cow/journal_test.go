@@ -2,6 +2,7 @@ package cow
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"maps"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/slackerd/slacker/block"
+	"go.uber.org/zap"
 )
 
 // framed makes a journal of a plan, with right checksums: of each frame a byte of
@@ -127,5 +129,60 @@ func TestJournalPlan(t *testing.T) {
 		if s, err := readJournalBytes(x); err == nil && s.Torn == "" {
 			t.Errorf("bit %d of byte %d: not noticed", i%8, i/8)
 		}
+	}
+}
+
+// TestJournalCutAtAFrame: a journal that lost its last frames is found to be damaged
+// also when what is left tells the same, since the next frame would come behind a
+// hole.
+func TestJournalCutAtAFrame(t *testing.T) {
+	ctx := context.Background()
+	fs := vfs.NewMem()
+	db, err := Open(Options{FS: fs, Dir: "map", JournalDir: "catalog", CacheBytes: 1 << 20, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := db.LoadCatalog(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := NewTree(db, c, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		tree.Close()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	layer := tree.Add(1, nil)
+	put := func() {
+		tx := db.Begin()
+		tx.PutLayer(tree.Record(layer))
+		if err := tx.Commit(false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put()
+	whole := db.journal.end
+	put() // once more, the same
+	name, fault, err := tree.CheckJournal(ctx)
+	if err != nil || fault != "" {
+		t.Fatalf("a whole journal: %q, %v", fault, err)
+	}
+	b := make([]byte, whole)
+	if f, err := fs.Open(name); err != nil {
+		t.Fatal(err)
+	} else if _, err := f.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := fs.Create(name, vfs.WriteCategoryUnspecified); err != nil {
+		t.Fatal(err)
+	} else if _, err := f.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if _, fault, err = tree.CheckJournal(ctx); err != nil || fault == "" {
+		t.Errorf("the last of two equal frames is gone: fault %q, %v: want one", fault, err)
 	}
 }

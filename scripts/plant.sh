@@ -61,6 +61,7 @@ plant segment/settle.go 'func (l *Log) Settle() error {' 'func (l *Log) Settle()
 plant volume/catalog.go 'x.Commit(true)' 'x.Commit(false)' ./volume TestCrashMatrix
 plant volume/lend.go '!= es[i].Sum' '!= es[i].Sum && false' ./volume TestLendIsVerified
 plant segment/file.go 'kept = spare != "" && !s.lent.Load()' 'kept = spare != ""' ./segment TestLentPagesStay
+plant cow/checkpoint.go 'case s.end != end:' 'case false:' ./cow TestJournalCutAtAFrame
 plant cow/fold.go 'y.live[lower.addr[i].Segment()]--' '' ./cow TestMerge
 plant cow/flat.go ' || p.entry(at) == stale)' ')' ./cow TestFlatPages
 plant cow/remove.go 'x.deleteFlats(l.ID)' '' ./cow TestFlatPagesGo
