@@ -60,7 +60,7 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 		return err
 	}
 	if idle {
-		s.stones.put(active.Volume, r.Place, s.o.Idle)
+		s.stones.put(stone{volume: active.Volume, place: r.Place}, s.o.Idle)
 	}
 	s.kick()
 	return nil

@@ -26,6 +26,9 @@
 //   - spare: a clone that is attached and mounted before anybody asks, of a
 //     chain that was just pulled or run: a container then starts without waiting
 //     for that. Stones are stepping stones and spares.
+//   - habit: the files that the last containers of a place have opened, and what of
+//     them they have read. A hint: it is kept in memory only, and read ahead in the
+//     place's spare.
 //
 // What containerd is given is a bind mount of a directory where the snapshotter
 // has mounted the ext4 of the working volume itself. So a commit knows when the

@@ -77,7 +77,7 @@ func (s *Snapshotter) make(ctx context.Context, kind snapshots.Kind, key, parent
 		return nil, err
 	}
 	if kind == snapshots.KindActive && labels[snapshots.LabelSnapshotRef] == "" && p != nil {
-		s.spares.want(place, spareAfterUse)
+		s.spares.used(place, volume, m[0].Source)
 	}
 	return m, nil
 }
@@ -124,6 +124,6 @@ func (s *Snapshotter) adopt(ctx context.Context, chain, parent string, labels ma
 		s.waste(pin)
 		return err
 	}
-	s.spares.want(place, spareAfterPull)
+	s.spares.want(want{place: place, after: spareAfterPull})
 	return exists
 }

@@ -308,14 +308,14 @@ func TestSpares(t *testing.T) {
 	top, err := image(s, "second", chains)
 	must(t, err)
 	place := s.names.chainPlace(chains[1])
-	await(t, "a spare", func() bool { _, n := s.stones.count(place); return n == 1 })
+	await(t, "a spare", func() bool { _, spare := s.stones.find(place); return spare != nil })
 	ms, err := s.Prepare(t.Context(), "container", top)
 	must(t, err)
 	must(t, mounted(ms, func(dir string) error {
 		_, err := os.Stat(filepath.Join(dir, "layer1"))
 		return errors.Join(err, os.WriteFile(filepath.Join(dir, "own"), nil, 0o644))
 	}))
-	await(t, "another spare", func() bool { _, n := s.stones.count(place); return n == 1 })
+	await(t, "another spare", func() bool { _, spare := s.stones.find(place); return spare != nil })
 	ms, err = s.Prepare(t.Context(), "other", top)
 	must(t, err)
 	must(t, mounted(ms, func(dir string) error {
@@ -423,8 +423,8 @@ func TestNotOurs(t *testing.T) {
 // (N7); what waited too long is taken down (N4).
 func TestStones(t *testing.T) {
 	var s stones
-	s.put("v", "place", time.Hour)
-	s.put("w", "place", time.Hour)
+	s.put(stone{volume: "v", place: "place"}, time.Hour)
+	s.put(stone{volume: "w", place: "place"}, time.Hour)
 	var taken []string
 	take := func(place string) string { return s.take(place, func(v string) { taken = append(taken, v) }) }
 	if v := take("another"); v != "" {
@@ -433,8 +433,8 @@ func TestStones(t *testing.T) {
 	if v, w := take("place"), take("place"); v != "v" || w != "w" || take("place") != "" || len(taken) != 2 {
 		t.Errorf("took %s and %s, told of %v", v, w, taken)
 	}
-	s.put("x", "place", time.Hour)
-	s.put("y", "place", 2*time.Hour)
+	s.put(stone{volume: "x", place: "place"}, time.Hour)
+	s.put(stone{volume: "y", place: "place"}, 2*time.Hour)
 	if gone := s.expire(time.Now().Add(90 * time.Minute)); len(gone) != 1 || gone[0] != "x" || s.has("x") || !s.has("y") {
 		t.Errorf("expired %v", gone)
 	}

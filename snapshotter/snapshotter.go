@@ -66,7 +66,7 @@ func openWith(o Options, d devices) (*Snapshotter, error) {
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Snapshotter{volumes: v, base: base{volumes: v}, spares: spares{v, make(chan want, 1), make(chan struct{})}, reaper: reaper{volumes: v, cancel: cancel, ended: make(chan struct{})}}
+	s := &Snapshotter{volumes: v, base: base{volumes: v}, spares: spares{volumes: v, wanted: make(chan want, 1), ended: make(chan struct{})}, reaper: reaper{volumes: v, cancel: cancel, ended: make(chan struct{})}}
 	go s.reaper.reap(ctx)
 	go s.spares.stock(ctx)
 	return s, nil
