@@ -62,6 +62,10 @@ func (s *Snapshotter) make(ctx context.Context, kind snapshots.Kind, key, parent
 	} else if place, err = s.base.ensure(ctx); err != nil {
 		return nil, err
 	}
+	container := kind == snapshots.KindActive && labels[snapshots.LabelSnapshotRef] == "" && p != nil
+	if container { // it does not compete with a spare
+		s.spares.want(want{place: place, after: spareAfterUse})
+	}
 	volume, err := s.working(ctx, place, kind)
 	if err != nil {
 		return nil, err
@@ -76,7 +80,7 @@ func (s *Snapshotter) make(ctx context.Context, kind snapshots.Kind, key, parent
 		s.waste(volume)
 		return nil, err
 	}
-	if kind == snapshots.KindActive && labels[snapshots.LabelSnapshotRef] == "" && p != nil {
+	if container {
 		s.spares.used(place, volume, m[0].Source)
 	}
 	return m, nil
