@@ -99,7 +99,7 @@ nerdctl() {
 	echo "$sum" >"$bin/.version"
 }
 
-# The snapshotter's own programs are in a module that the proxy lacks; its library is not.
+# The snapshotter's own programs are in a module that not every module proxy has; its library is in one that all have.
 stargz() {
 	local bin=$dir/peers/bin src=bench/peers/stargz sum
 	sum=$(cat $src/* | sha256sum)
