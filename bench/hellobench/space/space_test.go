@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"io"
+	"maps"
+	"slices"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -19,7 +21,8 @@ func imageOf(t *testing.T, layers ...map[string]string) v1.Image {
 	for _, files := range layers {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
-		for name, text := range files {
+		for _, name := range slices.Sorted(maps.Keys(files)) { // the same layer each time
+			text := files[name]
 			if err := w.WriteHeader(&tar.Header{Name: name, Size: int64(len(text)), Mode: 0o644}); err != nil {
 				t.Fatal(err)
 			}
