@@ -5,10 +5,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
@@ -99,6 +102,19 @@ func HostName() (string, error) {
 		return name, nil
 	}
 	return name + "-" + string(id[:8]), nil
+}
+
+// SetCacheSize sets CacheBytes from text; the empty text leaves it.
+func (c *Config) SetCacheSize(text string) error {
+	if text == "" {
+		return nil
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > math.MaxInt64 {
+		return block.Errorf(block.Invalid, "cache size %q: want a number and a unit, for example 4GiB, or 0", text)
+	}
+	c.CacheBytes = int64(n)
+	return nil
 }
 
 // check refuses what is missing, all at once.

@@ -5,13 +5,11 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
@@ -85,12 +83,8 @@ func (f *flags) open(cmd *cobra.Command) (*worker.Worker, error) {
 	}
 	c.Server, c.StateDir = f.server, f.stateDir
 	c.Worker = cmp.Or(f.workerName, c.Worker)
-	if f.cacheSize != "" {
-		n, err := humanize.ParseBytes(f.cacheSize)
-		if err != nil || n > math.MaxInt64 {
-			return nil, block.Errorf(block.Invalid, "cache size %q: want a number and a unit, for example 4GiB, or 0", f.cacheSize)
-		}
-		c.CacheBytes = int64(n)
+	if err := c.SetCacheSize(f.cacheSize); err != nil {
+		return nil, err
 	}
 	c.CacheDir, c.Prefetch = f.cacheDir, f.prefetch
 	c.RequestTimeout = cmp.Or(f.requestTimeout, c.RequestTimeout)

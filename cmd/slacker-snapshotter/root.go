@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"crypto/tls"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -163,12 +162,8 @@ func (f *flags) worker() (*worker.Worker, error) {
 		return nil, err
 	}
 	c.Server, c.StateDir, c.CacheDir, c.Prefetch = f.server, f.stateDir, f.cacheDir, f.prefetch
-	if f.cacheSize != "" {
-		n, err := humanize.ParseBytes(f.cacheSize)
-		if err != nil || n > math.MaxInt64 {
-			return nil, block.Errorf(block.Invalid, "cache size %q: want a number and a unit, for example 4GiB, or 0", f.cacheSize)
-		}
-		c.CacheBytes = int64(n)
+	if err := c.SetCacheSize(f.cacheSize); err != nil {
+		return nil, err
 	}
 	c.Worker = cmp.Or(f.workerName, c.Worker)
 	return worker.New(c)
