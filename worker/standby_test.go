@@ -215,9 +215,10 @@ func TestAgentAndStandbyKilled(t *testing.T) {
 	}
 }
 
-// TestForceWithoutServer detaches a mounted volume with unwritten data by force
-// while the server is away for longer than anybody would wait.
-func TestForceWithoutServer(t *testing.T) {
+// mountedWithoutServer has a volume v mounted, with unwritten data, whose server is
+// away for longer than anybody would wait.
+func mountedWithoutServer(t *testing.T) (*fakeServer, *Worker) {
+	t.Helper()
 	needFuse(t)
 	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
 	c := testConfig(t, f)
@@ -228,9 +229,16 @@ func TestForceWithoutServer(t *testing.T) {
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<20), 0o600))
 	f.away()
+	return f, w
+}
+
+// TestForceWithoutServer detaches a mounted volume with unwritten data by force
+// while the server is away for longer than anybody would wait.
+func TestForceWithoutServer(t *testing.T) {
+	f, w := mountedWithoutServer(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	_, err = w.Detach(ctx, "v", true)
+	_, err := w.Detach(ctx, "v", true)
 	must(t, err)
 	f.mu.Lock()
 	clear(f.attachments) // what is left at the server the next attach drops
@@ -240,16 +248,7 @@ func TestForceWithoutServer(t *testing.T) {
 // TestForceBesideADetachThatWaits: a detach that waits for a server that is away
 // holds the lock; one by force does not wait for it.
 func TestForceBesideADetachThatWaits(t *testing.T) {
-	needFuse(t)
-	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
-	c := testConfig(t, f)
-	c.DeadTimeout = time.Hour
-	w := testWorker(t, c)
-	dir := filepath.Join(t.TempDir(), "m")
-	_, err := w.Attach(t.Context(), "v", fuseOptions(dir))
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<20), 0o600))
-	f.away()
+	f, w := mountedWithoutServer(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	waits := make(chan error, 1)
@@ -264,7 +263,7 @@ func TestForceBesideADetachThatWaits(t *testing.T) {
 		}
 		return block.Is(err, block.Busy), nil
 	}))
-	_, err = w.Detach(ctx, "v", true)
+	_, err := w.Detach(ctx, "v", true)
 	must(t, err)
 	if err := <-waits; err == nil {
 		t.Error("the detach that waited says that all was written")
