@@ -73,8 +73,9 @@ func (c *chunk) room(k Kind, limit uint32) uint32 {
 // A run that does not fit in the open chunk is split into pieces of at most
 // 256 blocks, each a record of its own. commit, when not nil, is called for
 // every piece under the log's lock, so that callers see records in order of
-// LSN; it must be quick and must not call the log. Append returns the last
-// piece. Other appenders may come between two pieces.
+// LSN; it must be quick and must not call the log. A piece may be read once Append
+// has returned: its payload may still be on its way when commit is called. Append
+// returns the last piece. Other appenders may come between two pieces.
 //
 // Append waits when too much is unwritten. Nothing is durable until Sync. When
 // it returns NoSpace (S5), no segment could be made: earlier pieces of the same call

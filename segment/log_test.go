@@ -244,13 +244,14 @@ func TestConcurrent(t *testing.T) {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
-	var recs []Record
+	var recs, readable []Record // of commit, and of appends that have returned
 	stop := make(chan struct{})
 	var writers, others sync.WaitGroup
 	for g := range 4 {
 		writers.Go(func() {
 			data := make([]byte, 64*block.Size)
 			for i := range 150 {
+				var own []Record
 				n := 1 + (i*7+g)%64
 				for b := range n {
 					data[b*block.Size] = byte(i)
@@ -259,7 +260,13 @@ func TestConcurrent(t *testing.T) {
 					mu.Lock()
 					recs = append(recs, r)
 					mu.Unlock()
+					own = append(own, r)
 				})
+				if err == nil {
+					mu.Lock()
+					readable = append(readable, own...)
+					mu.Unlock()
+				}
 				if err == nil && i%3 == 0 {
 					err = l.Sync(ctx)
 					if err == nil && l.Durable() < rec.LSN {
@@ -283,8 +290,8 @@ func TestConcurrent(t *testing.T) {
 				}
 				mu.Lock()
 				var r Record
-				if len(recs) > 0 {
-					r = recs[rand.IntN(len(recs))]
+				if len(readable) > 0 {
+					r = readable[rand.IntN(len(readable))]
 				}
 				mu.Unlock()
 				if r.LSN == 0 {
