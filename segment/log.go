@@ -126,7 +126,7 @@ type Log struct {
 	prepared  *segFile // next segment: created, allocated, nothing in it
 	preparing bool
 	spares    []string // files of deleted segments, to be used again
-	full      bool     // the last attempt to prepare one found no space
+	full      bool     // the last attempt to prepare one for data failed
 	short     bool     // less than Options.Reserve is free
 	held      bool     // see Hold
 	deleted   atomic.Uint64

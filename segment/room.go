@@ -60,14 +60,16 @@ func (l *Log) CheckRoom() {
 	}
 	l.mu.Lock()
 	l.short = free < l.o.Reserve
+	l.full = l.full && free-l.o.SegmentBytes < l.o.Reserve
 	l.mu.Unlock()
 }
 
-// Short says whether less than the reserve is free, so that data is refused.
+// Short says whether data is refused: less than the reserve is free, or would be
+// with the segment that data needs.
 func (l *Log) Short() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.short || l.held
+	return l.short || l.held || l.full && l.prepared == nil && !l.tailHasRoom()
 }
 
 func (l *Log) noRoom() error {

@@ -105,6 +105,8 @@ func (l *Log) prepare(how strictness) error {
 		l.short = l.short || short
 		l.prepared, l.full = s, false
 		l.segs.Store(id, s)
+	} else if how == strict {
+		l.full = true
 	}
 	l.cond.Broadcast()
 	return err
@@ -172,7 +174,7 @@ func (l *Log) preparer() {
 		if l.usable() == nil && l.prepared == nil && !l.preparing {
 			// A full disk is met again, and reported, by the Append that needs
 			// the segment; until then there may be room.
-			l.full = l.prepare(strict) != nil
+			_ = l.prepare(strict)
 		}
 		l.mu.Unlock()
 	}

@@ -109,8 +109,8 @@ func (k *disk) run() {
 	}
 	wrote := k.fillUp("a")
 	st := must[Status](t)(k.s.Status(ctx))
-	if st.FreeBytes < uint64(k.o.ReserveBytes)/2 || !st.Short && st.FreeBytes > 2*uint64(k.o.ReserveBytes) {
-		t.Errorf("refused with %d bytes free: want about the reserve of %d", st.FreeBytes, k.o.ReserveBytes)
+	if st.FreeBytes < uint64(k.o.ReserveBytes)/2 || !st.Short {
+		t.Errorf("refused with %d bytes free, short %v: want about the reserve of %d, and short", st.FreeBytes, st.Short, k.o.ReserveBytes)
 	}
 	k.fill()
 	k.s.checkRoom() // as the committer does

@@ -99,6 +99,8 @@ type statusJSON struct {
 	ReclaimableBytes uint64   `json:"reclaimable_bytes"`
 	CapacityBytes    uint64   `json:"capacity_bytes"`
 	FreeBytes        uint64   `json:"free_bytes"`
+	ReserveBytes     uint64   `json:"reserve_bytes"` // of the free bytes, what data leaves
+	Short            bool     `json:"short"`         // data is refused
 	ReadOnly         bool     `json:"read_only"`
 	Fault            string   `json:"fault"`
 }

@@ -16,7 +16,7 @@ func (a *app) status() *cobra.Command {
 		Use:   "status",
 		Short: "Show the server and the space of its store",
 		Long: `status describes the server: its version, where it listens, what it holds, and the
-space of its store. A store that has stopped taking writes after a fault says why.`,
+space of its store. A store that takes no data says why.`,
 		Example: `  slackerctl status
   slackerctl status --json`,
 		Args:                  wantArgs(0, 0),
@@ -35,7 +35,8 @@ space of its store. A store that has stopped taking writes after a fault says wh
 				FormatVersion: s.GetFormatVersion(), NBDAddresses: list(s.GetNbdAddresses(), same), Volumes: s.GetVolumes(),
 				Snapshots: s.GetSnapshots(), Attachments: s.GetAttachments(), Connections: s.GetConnections(),
 				DataBytes: s.GetDataBytes(), SegmentBytes: s.GetSegmentBytes(), ReclaimableBytes: s.GetReclaimableBytes(),
-				CapacityBytes: s.GetCapacityBytes(), FreeBytes: s.GetFreeBytes(), ReadOnly: s.GetReadOnly(), Fault: s.GetFault()}
+				CapacityBytes: s.GetCapacityBytes(), FreeBytes: s.GetFreeBytes(),
+				ReserveBytes: s.GetReserveBytes(), Short: s.GetShort(), ReadOnly: s.GetReadOnly(), Fault: s.GetFault()}
 			return a.answer(out, func(w io.Writer) { a.statusText(w, s) })
 		},
 	}
@@ -55,7 +56,10 @@ func (a *app) statusText(w io.Writer, s *slackerv1.Status) {
 	if s.GetCapacityBytes() > 0 {
 		capacity = "of " + bytesText(s.GetCapacityBytes())
 	}
-	line(w, "free", bytesText(s.GetFreeBytes())+", "+capacity)
+	line(w, "free", bytesText(s.GetFreeBytes())+", "+capacity+"; "+bytesText(s.GetReserveBytes())+" stay in reserve")
+	if s.GetShort() {
+		line(w, "NO SPACE", "data is refused until more than the reserve and a segment are free; deleting, trimming and gc work")
+	}
 	if s.GetReadOnly() {
 		line(w, "FAULT", "the store takes no more writes: "+s.GetFault())
 	}

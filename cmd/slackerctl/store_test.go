@@ -344,7 +344,8 @@ func (m *memStore) Status(context.Context) (volume.Status, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return volume.Status{FormatVersion: 1, Volumes: len(m.volumes), Attachments: len(m.attach), Connections: 2, DataBytes: 1 << 20,
-		SegmentBytes: 4 << 20, ReclaimableBytes: 3 << 20, FreeBytes: 5 << 30, Fault: m.broken}, nil
+		SegmentBytes: 4 << 20, ReclaimableBytes: 3 << 20, FreeBytes: 5 << 30, ReserveBytes: 256 << 20,
+		Short: block.Is(m.broken, block.NoSpace), Fault: m.broken}, nil
 }
 
 // Check finds damage where a volume is named damaged, and fails for err/corrupt's like.
