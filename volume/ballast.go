@@ -123,6 +123,15 @@ func (s *Store) checkRoom() {
 	whole := s.ballast.restore()
 	s.held.Store(!whole)
 	s.log.Hold(!whole)
+	short := s.log.Short()
+	switch {
+	case s.short.Swap(short) == short:
+	case short:
+		s.o.Logger.Warn("no space: data is refused until more than the reserve and a segment are free", zap.String("dir", s.o.Dir),
+			zap.Int64("reserve_bytes", s.o.ReserveBytes), zap.Int64("segment_bytes", s.o.SegmentBytes))
+	default:
+		s.o.Logger.Info("there is space: data is taken again", zap.String("dir", s.o.Dir))
+	}
 }
 
 // makeRoom is called with nothing locked by who found no room (V8). It returns

@@ -14,6 +14,7 @@ import (
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/gc"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 const fullBlocks = 96 << 10 // of a volume: more than any of these disks holds
@@ -99,6 +100,9 @@ func (k *disk) damages() (out []any, err error) {
 // trims, gc and opening work all the same, and then there is room again.
 func (k *disk) run() {
 	t, ctx := k.t, context.Background()
+	core, logged := observer.New(zap.InfoLevel)
+	k.o.Logger = zap.New(core)
+	said := func(text string) int { return logged.FilterMessageSnippet(text).Len() }
 	k.open()
 	for _, name := range []string{"a", "b"} {
 		must[Info](t)(k.s.Create(ctx, name, fullBlocks*block.Size))
@@ -112,8 +116,14 @@ func (k *disk) run() {
 	if st.FreeBytes < uint64(k.o.ReserveBytes)/2 || !st.Short {
 		t.Errorf("refused with %d bytes free, short %v: want about the reserve of %d, and short", st.FreeBytes, st.Short, k.o.ReserveBytes)
 	}
+	for range 2 {
+		k.s.checkRoom() // as the committer does
+	}
+	if said("data is refused") != 1 || said("data is taken again") != 0 {
+		t.Errorf("the log says %d times that data is refused, and %d times that it is taken again: want 1 and 0", said("data is refused"), said("data is taken again"))
+	}
 	k.fill()
-	k.s.checkRoom() // as the committer does
+	k.s.checkRoom()
 	if err := k.write("b", 5000, false); !block.Is(err, block.NoSpace) {
 		t.Errorf("a write on a full disk: %v, want no space", err)
 	}
@@ -139,6 +149,9 @@ func (k *disk) run() {
 	k.s.checkRoom()
 	if k.s.held.Load() {
 		t.Error("the ballast is not back though there is room")
+	}
+	if said("data is taken again") != 1 {
+		t.Errorf("the log says %d times that data is taken again: want once", said("data is taken again"))
 	}
 	again := 0
 	for i := block.Index(0); i < block.Index(wrote/3); i += 16 {

@@ -134,6 +134,7 @@ type Store struct {
 	done       sync.WaitGroup
 	fault      atomic.Pointer[error]
 	held       atomic.Bool // the disk was full: see diskFull
+	short      atomic.Bool // data was refused for want of room when it was last looked at
 	leaving    atomic.Bool // see Prepare
 	logIfOpen  atomic.Pointer[segment.Log]
 	conns      atomic.Int64
