@@ -54,6 +54,10 @@
 //	    in the same write and for the first time: the end of the process cannot
 //	    take from a record that was settled, and no record becomes durable before
 //	    its payload.
+//	S13  Payload that is damaged costs itself alone: a record that was durable, as
+//	    a later header says, is replayed whatever its payload holds, and who reads
+//	    that finds that the checksum is wrong. A record that nothing vouches for is
+//	    not, since a crash may have torn it.
 //
 // # Disk format, version 1
 //

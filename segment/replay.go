@@ -19,9 +19,9 @@ import (
 //
 // Every chunk header and every payload block is verified. The log ends at the
 // first chunk that is torn, missing or not the successor of the one before; but
-// when anything after that place says that records there were durable once, the
-// log is damaged and the error is Corrupt: acknowledged data is never dropped
-// silently. What was replayed is durable when Replay returns nil (unless the
+// when anything after that place says that records there were durable once, then
+// if only payload is damaged they are taken (S13), else the log is damaged and the
+// error is Corrupt: acknowledged data is never dropped silently. What was replayed is durable when Replay returns nil (unless the
 // log is read-only). Appending goes on in a new segment whose header names the
 // end found here, so that what was dropped can never come back (S3). An error of
 // apply ends the replay and is returned as it is.
@@ -87,6 +87,14 @@ type replayer struct {
 	crc     uint32   // of the header before pos
 	anyCRC  bool     // the header before pos was not read
 	visited []*segFile
+	vouched *claim // see claim
+}
+
+// claim is the most that a header at or after some position says of what was
+// durable when it was written, and where that header is.
+type claim struct {
+	durable LSN
+	where   Pos
 }
 
 func (r *replayer) run(ctx context.Context) error {
@@ -177,16 +185,63 @@ func (r *replayer) readChunk() (chunkHeader, []Record, error) {
 		return h, nil, block.Errorf(block.Corrupt, "%s: chunk follows header %#x: want %#x", r.pos, h.prevCRC, r.crc)
 	}
 	payload := r.buf[block.Size : (1+int(h.blocks))*block.Size]
-	if err := r.l.readFile(r.seg, r.pos.Block+1, payload); err != nil {
-		return h, nil, err
+	err = r.l.readFile(r.seg, r.pos.Block+1, payload)
+	for i := 0; i < len(recs) && err == nil; i++ {
+		err = recs[i].verify(&payload)
 	}
-	for i := range recs {
-		if err := recs[i].verify(&payload); err != nil {
+	if err != nil {
+		durable, cerr := r.wasDurable(h.first + LSN(h.entries) - 1)
+		if cerr != nil {
+			return h, nil, cerr
+		}
+		if !durable {
 			return h, nil, err
 		}
+		r.l.o.Logger.Error("data is damaged; what was written is known, and reading it fails", zap.Stringer("at", r.pos), zap.Error(err)) // S13
 	}
 	r.crc, r.anyCRC = crc, false
 	return h, recs, nil
+}
+
+// wasDurable says whether the log vouches for a record at or after r.pos.
+func (r *replayer) wasDurable(n LSN) (bool, error) {
+	if n < r.l.o.EndsBefore { // S11
+		return true, nil
+	}
+	c, err := r.claim()
+	return n <= c.durable, err
+}
+
+// claim returns what headers from r.pos on say was durable. Those before speak of
+// records before r.next alone, so what was found at an earlier position holds.
+func (r *replayer) claim() (c claim, err error) {
+	if r.vouched != nil {
+		return *r.vouched, nil
+	}
+	note := func(durable LSN, where Pos) {
+		if durable > c.durable {
+			c = claim{durable, where}
+		}
+	}
+	buf := make([]byte, maxChunkBlocks*block.Size)
+	r.l.segs.Range(func(_, v any) bool {
+		s := v.(*segFile)
+		if s.id < r.pos.Segment {
+			return true
+		}
+		start := uint32(1)
+		if s.id == r.pos.Segment {
+			start = r.pos.Block
+		} else if s.valid {
+			note(s.header.durable, Pos{s.id, 0})
+		}
+		err = r.l.eachHeader(s, start, buf, func(pos uint32, h chunkHeader) { note(h.durable, Pos{s.id, pos}) })
+		return err == nil
+	})
+	if err == nil {
+		r.vouched = &c
+	}
+	return c, err
 }
 
 // verify checks the record's blocks, which payload begins with, and drops them
@@ -204,40 +259,21 @@ func (r *Record) verify(payload *[]byte) error {
 // checkCut decides whether the log may end at r.pos: not if a header after it
 // was written when a record from r.next on was durable already (S4).
 func (r *replayer) checkCut(cause error) error {
-	lost := func(durable LSN, where Pos) error {
-		if durable < r.next {
-			return nil
-		}
-		return block.Errorf(block.Corrupt, "replay: records %d to %d were durable, as %s says, but the log ends at %s: %w", r.next, durable, where, r.pos, cause)
-	}
 	if cause == nil {
 		cause = errors.New("no segment goes on from there")
 	}
 	if r.next == r.l.o.EndsBefore { // S11
 		return nil
 	}
-	var err error
-	buf := make([]byte, maxChunkBlocks*block.Size)
-	r.l.segs.Range(func(_, v any) bool {
-		s := v.(*segFile)
-		if s.id < r.pos.Segment {
-			return true
-		}
-		start := uint32(1)
-		if s.id == r.pos.Segment {
-			start = r.pos.Block
-		} else if s.valid {
-			if err = lost(s.header.durable, Pos{s.id, 0}); err != nil {
-				return false
-			}
-		}
-		err = r.l.eachHeader(s, start, buf, func(pos uint32, h chunkHeader) error { return lost(h.durable, Pos{s.id, pos}) })
-		return err == nil
-	})
-	if err == nil {
-		r.l.o.Logger.Info("log ends", zap.Stringer("at", r.pos), zap.Uint64("next", uint64(r.next)), zap.Error(cause))
+	c, err := r.claim()
+	if err != nil {
+		return err
 	}
-	return err
+	if c.durable >= r.next {
+		return block.Errorf(block.Corrupt, "replay: records %d to %d were durable, as %s says, but the log ends at %s: %w", r.next, c.durable, c.where, r.pos, cause)
+	}
+	r.l.o.Logger.Info("log ends", zap.Stringer("at", r.pos), zap.Uint64("next", uint64(r.next)), zap.Error(cause))
+	return nil
 }
 
 // finish makes what was replayed durable and forgets unused files.
@@ -334,7 +370,7 @@ func (l *Log) readChunkHeader(s *segFile, pos uint32, buf []byte) (chunkHeader, 
 
 // eachHeader calls fn for every block from start on that is a valid chunk
 // header of its place, whether it belongs to the log or not.
-func (l *Log) eachHeader(s *segFile, start uint32, buf []byte, fn func(pos uint32, h chunkHeader) error) error {
+func (l *Log) eachHeader(s *segFile, start uint32, buf []byte, fn func(pos uint32, h chunkHeader)) error {
 	f, err := l.acquire(s)
 	if err != nil {
 		return err
@@ -347,9 +383,7 @@ func (l *Log) eachHeader(s *segFile, start uint32, buf []byte, fn func(pos uint3
 		}
 		for b := buf[:n]; len(b) >= block.Size; b = b[block.Size:] {
 			if h, _, err := decodeChunkHeader(b[:block.Size], l.o.StoreID, s.id, pos); err == nil {
-				if err := fn(pos, h); err != nil {
-					return err
-				}
+				fn(pos, h)
 			}
 			pos++
 		}

@@ -52,6 +52,31 @@ func readBlock0(fs vfs.FS, path string) ([]byte, error) {
 	return b, nil
 }
 
+// PastAll returns a position behind every chunk of the log, also behind damage,
+// and a number greater than any record's: what a log of which no replay finds the
+// end can go on from.
+func (l *Log) PastAll() (at Pos, next LSN, err error) {
+	buf := make([]byte, maxChunkBlocks*block.Size)
+	next = 1
+	l.segs.Range(func(_, v any) bool {
+		s := v.(*segFile)
+		if s.valid {
+			next = max(next, s.header.first, s.header.durable+1)
+			if s.id > at.Segment {
+				at = Pos{s.id, 1}
+			}
+		}
+		err = l.eachHeader(s, 1, buf, func(pos uint32, h chunkHeader) {
+			next = max(next, h.first+LSN(h.entries), h.durable+1)
+			if s.id == at.Segment {
+				at.Block = max(at.Block, pos+1+h.blocks)
+			}
+		})
+		return err == nil
+	})
+	return at, next, err
+}
+
 // LastPart returns where the last part of the log begins, which a power cut may
 // have torn, and the number of its first record: everything before it is durable.
 // It is a place to replay from. A segment whose predecessor was deleted begins

@@ -175,9 +175,32 @@ func (v *salvage) records(ctx context.Context) (end segment.Pos, next segment.LS
 		v.problem("%s: its header does not verify; what is in it is lost", segment.FileName(id))
 	}
 	v.report.Segments += len(segs) - v.report.Segments
+	before, strangers := *v.report, maps.Clone(v.report.Strangers)
 	end, next, err = v.log.Replay(ctx, from, first, v.take)
+	if block.Is(err, block.Corrupt) {
+		v.report.Records, v.report.Blocks, v.report.Strangers = before.Records, before.Blocks, strangers
+		v.problem("%v", err)
+		end, next, err = v.lastPart(ctx, from)
+	}
 	v.progress(uint64(len(segs)), uint64(len(segs)), "segments")
 	return end, next, err
+}
+
+// lastPart takes over what there is of the last part of the log when it is damaged.
+// Some of it may have been taken already; taking it again in order changes nothing.
+func (v *salvage) lastPart(ctx context.Context, from segment.Pos) (end segment.Pos, next segment.LSN, err error) {
+	for _, g := range v.log.Segments() {
+		if g.ID < from.Segment {
+			continue
+		}
+		if err := v.log.Scan(ctx, g.ID, v.take); err != nil {
+			if !block.Is(err, block.Corrupt) {
+				return end, 0, err
+			}
+			v.problem("%s: %v; if something follows in it, it is lost", segment.FileName(g.ID), err)
+		}
+	}
+	return v.log.PastAll()
 }
 
 // take takes over one record.
