@@ -372,3 +372,19 @@ func TestDamagedPayload(t *testing.T) {
 		}
 	}
 }
+
+// TestPastAll: behind the last chunk, and with a number that no record had (S2).
+func TestPastAll(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	w := buildWorld(t, mem, 8)
+	l := openLog(t, testOptions(mem, false))
+	end, want, err := l.Replay(context.Background(), Pos{}, 1, func(Record) error { return nil })
+	if err != nil || int(want) != len(w.recs)+1 {
+		t.Fatalf("replay: next %d: %v; want %d", want, err, len(w.recs)+1)
+	}
+	at, next, err := l.PastAll()
+	if err != nil || next != want || at.Segment != end.Segment || at.Block < end.Block {
+		t.Errorf("past all is %s, record %d: %v; the log ends at %s, record %d", at, next, err, end, want)
+	}
+	mustClose(t, l)
+}
