@@ -97,7 +97,7 @@ func TestParseSize(t *testing.T) {
 	for s, want := range map[string]string{
 		"": "1024s", "GiB": "1024s", "10QiB": "1024s", "-1GiB": "1024s", "1e9": "1024s", "1.2.3GiB": "1024s", "0x10": "1024s", "1/2GiB": "1024s",
 		"1GiB2": "1024s", "0": "4KiB to 256TiB", "257TiB": "4KiB to 256TiB", "18446744073709551616": "4KiB to 256TiB",
-		"5000": "the next is 8192", "10GB": "10GiB is a power of two", "4096.5": "the next is 8192",
+		"5000": "the next is 8192", "10GB": "10GiB is a power of two", "4G": "4GiB is a power of two", "4096.5": "the next is 8192",
 		strings.Repeat("9", 100): "1024s", "NaN": "1024s", "Inf": "1024s", "1,000MB": "1024s",
 	} {
 		if got, err := parseSize("x", s); !block.Is(err, block.Invalid) || !strings.Contains(err.Error(), want) {

@@ -36,7 +36,7 @@ func parseSize(what, s string) (uint64, error) {
 	}
 	above := new(big.Int).Quo(units.Num(), units.Denom()).Uint64()*block.Size + block.Size
 	hint := ""
-	if strings.HasSuffix(unit, "b") && !strings.HasSuffix(unit, "ib") && len(unit) == 2 {
+	if len(unit) == 1 && unit != "b" || len(unit) == 2 && unit[1] == 'b' {
 		hint = "; " + number + strings.ToUpper(unit[:1]) + "iB is a power of two"
 	}
 	return 0, block.Errorf(block.Invalid, "%s: size %q is no multiple of %d bytes: want one; the next is %d%s", what, s, block.Size, above, hint)
