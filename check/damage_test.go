@@ -199,6 +199,79 @@ func damageAll(t *testing.T, f *fixture) {
 	}
 }
 
+// TestSalvageOfAnyDamage damages the segments of a store that has lost its map: a
+// salvage makes one that opens and takes writes. What it reported no problem with
+// reads right or not at all; else a block may hold what was written to it before, and
+// never what was written elsewhere.
+func TestSalvageOfAnyDamage(t *testing.T) {
+	for _, cut := range []bool{false, true} {
+		f := build(t, cut)
+		for _, name := range f.files(t, "store/segments") {
+			t.Run(fmt.Sprintf("%s,cut=%v", f.fs.PathBase(name), cut), func(t *testing.T) {
+				t.Parallel()
+				b := readFile(t, f.fs, name)
+				r := rand.New(rand.NewPCG(*damageSeed, uint64(len(name))))
+				problems := 0
+				for _, way := range ways {
+					for _, at := range places(r, used(b), *damageCases) {
+						if !*damageFull && r.IntN(10) > 0 {
+							continue
+						}
+						fs := f.clone()
+						writeFile(t, fs, name, way.do(slices.Clone(b), at, r))
+						if problems += f.salvaged(t, fs); t.Failed() {
+							t.Fatalf("%s at %d of %d bytes (replay with -damage.seed %d)", way.name, at, len(b), *damageSeed)
+						}
+					}
+				}
+				t.Logf("%d problems reported", problems)
+			})
+		}
+	}
+}
+
+// salvaged salvages a store without its map and returns how many problems that reports.
+func (f *fixture) salvaged(t *testing.T, fs *vfs.MemFS) int {
+	t.Helper()
+	ctx := context.Background()
+	mustDo(t, fs.RemoveAll("store/map"))
+	report, err := volume.Salvage(ctx, options(fs), false, nil)
+	if err != nil {
+		t.Errorf("salvage: %v", err)
+		return 0
+	}
+	for round := range 2 {
+		s, err := volume.Open(options(fs))
+		if err != nil {
+			t.Errorf("open of what was salvaged, %q, for time %d: %v", report.Problems, round+1, err)
+			return 0
+		}
+		switch {
+		case round > 0:
+		case len(report.Problems) == 0:
+			f.verifyThat(t, s, f.orOlder(f.before))
+		default:
+			f.verifyThat(t, s, func(_ string, i int, is func(tag uint64) bool) bool {
+				return is(0) || slices.ContainsFunc(f.ever[i], is)
+			})
+		}
+		d := must[*volume.Device](t)(s.Open(ctx, "own", "test", nil))
+		want, got := make([]byte, block.Size), make([]byte, block.Size)
+		fill(want, 1<<40)
+		at := uint64(volumeBlocks-1) * block.Size
+		if round == 0 {
+			mustDo(t, d.WriteAt(ctx, want, at, true))
+		}
+		mustDo(t, d.ReadAt(ctx, got, at))
+		if string(got) != string(want) {
+			t.Errorf("what was written after the salvage is not there, in round %d", round+1)
+		}
+		mustDo(t, d.Close())
+		mustDo(t, s.Close())
+	}
+	return len(report.Problems)
+}
+
 // TestMisdirected puts each segment in the place of each other.
 func TestMisdirected(t *testing.T) {
 	f := build(t, false)

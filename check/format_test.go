@@ -85,7 +85,7 @@ func formatStore(t *testing.T) *fixture {
 	t.Helper()
 	ctx := context.Background()
 	fs := vfs.NewCrashableMem()
-	b := &builder{t: t, s: must[*volume.Store](t)(volume.Open(options(fs))), c: content{}}
+	b := &builder{t: t, s: must[*volume.Store](t)(volume.Open(options(fs))), c: content{}, ever: map[int][]uint64{}}
 	for _, name := range []string{"base", "own"} {
 		must[volume.Info](t)(b.s.Create(ctx, name, volumeBlocks*block.Size))
 		b.c[name] = make([]uint64, volumeBlocks)
@@ -128,7 +128,7 @@ func TestOldFormatsOpen(t *testing.T) {
 				t.Error(d)
 			}
 			// It goes on being a store: what it holds is added to and kept.
-			(&builder{t: t, s: s, c: kept.content, next: 1 << 40}).write("own", 300, 2)
+			(&builder{t: t, s: s, c: kept.content, next: 1 << 40, ever: map[int][]uint64{}}).write("own", 300, 2)
 			mustDo(t, s.Close())
 			s = must[*volume.Store](t)(volume.Open(options(kept.fs)))
 			if lost := kept.verify(t, s); len(lost) > 0 {

@@ -33,7 +33,7 @@ func (h history) note(c content) {
 func catalogStore(t testing.TB) (*fixture, history) {
 	ctx := context.Background()
 	fs := vfs.NewCrashableMem()
-	b := &builder{t: t, s: must[*volume.Store](t)(volume.Open(options(fs))), c: content{}}
+	b := &builder{t: t, s: must[*volume.Store](t)(volume.Open(options(fs))), c: content{}, ever: map[int][]uint64{}}
 	h := history{}
 	step := func(do func()) { do(); h.note(b.c) }
 	create := func(name string) {

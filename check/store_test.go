@@ -33,6 +33,10 @@ type fixture struct {
 	older content
 	last  string
 	past  []*vfs.MemFS // what was durable at earlier moments
+	// before is older for who has the log alone, and ever what was written to each
+	// block of any volume.
+	before content
+	ever   map[int][]uint64
 }
 
 func fill(b []byte, tag uint64) {
@@ -69,6 +73,7 @@ type builder struct {
 	s    *volume.Store
 	c    content
 	next uint64
+	ever map[int][]uint64
 }
 
 func (b *builder) write(name string, first, n int) {
@@ -80,6 +85,7 @@ func (b *builder) write(name string, first, n int) {
 		b.next++
 		fill(buf[i*block.Size:(i+1)*block.Size], b.next)
 		b.c[name][first+i] = b.next
+		b.ever[first+i] = append(b.ever[first+i], b.next)
 	}
 	mustDo(b.t, d.WriteAt(ctx, buf, uint64(first)*block.Size, false))
 	mustDo(b.t, d.Flush(ctx))
@@ -131,7 +137,7 @@ func buildFrom(t testing.TB, cut bool, tag uint64) *fixture {
 	t.Helper()
 	ctx := context.Background()
 	fs := vfs.NewCrashableMem()
-	b := &builder{t: t, s: must[*volume.Store](t)(volume.Open(options(fs))), c: content{}, next: tag}
+	b := &builder{t: t, s: must[*volume.Store](t)(volume.Open(options(fs))), c: content{}, next: tag, ever: map[int][]uint64{}}
 	for _, name := range []string{"base", "own"} {
 		must[volume.Info](t)(b.s.Create(ctx, name, volumeBlocks*block.Size))
 		b.c[name] = make([]uint64, volumeBlocks)
@@ -157,12 +163,12 @@ func buildFrom(t testing.TB, cut bool, tag uint64) *fixture {
 	b.write("own", 400, 100)
 	past = append(past, fs.CrashClone(vfs.CrashCloneCfg{}))
 	b.write("left", 0, 30)
-	killed := &fixture{fs.CrashClone(vfs.CrashCloneCfg{}), b.c, older, "right@r1", past}
+	killed := &fixture{fs.CrashClone(vfs.CrashCloneCfg{}), b.c, older, "right@r1", past, older, b.ever}
 	mustDo(t, b.s.Close())
 	if cut {
 		return killed
 	}
-	return &fixture{fs, b.c, nil, "", past}
+	return &fixture{fs, b.c, nil, "", past, older, b.ever}
 }
 
 // clone copies the store, so that a test may damage it.
@@ -173,6 +179,19 @@ func (f *fixture) clone() *vfs.MemFS {
 // verify reads everything: a block is what it has to be, or cannot be read.
 // It returns how many blocks could not be read, by export.
 func (f *fixture) verify(t testing.TB, s *volume.Store) map[string][]int {
+	t.Helper()
+	return f.verifyThat(t, s, f.orOlder(f.older))
+}
+
+// orOlder says that a block is right, or what it was in older.
+func (f *fixture) orOlder(older content) func(name string, i int, is func(tag uint64) bool) bool {
+	return func(name string, i int, is func(tag uint64) bool) bool {
+		return is(f.content[name][i]) || older[name] != nil && is(older[name][i])
+	}
+}
+
+// verifyThat is verify for what right says is right.
+func (f *fixture) verifyThat(t testing.TB, s *volume.Store, right func(name string, i int, is func(tag uint64) bool) bool) map[string][]int {
 	t.Helper()
 	ctx := context.Background()
 	lost := map[string][]int{}
@@ -185,7 +204,7 @@ func (f *fixture) verify(t testing.TB, s *volume.Store) map[string][]int {
 			}
 			continue
 		}
-		for i, tag := range tags {
+		for i := range tags {
 			if err := d.ReadAt(ctx, got, uint64(i)*block.Size); err != nil {
 				lost[name] = append(lost[name], i)
 				continue
@@ -195,7 +214,7 @@ func (f *fixture) verify(t testing.TB, s *volume.Store) map[string][]int {
 				fill(want, tag)
 				return string(got) == string(want)
 			}
-			if !is(tag) && (f.older[name] == nil || !is(f.older[name][i])) {
+			if !right(name, i, is) {
 				t.Errorf("%s block %d: wrong data", name, i)
 			}
 		}

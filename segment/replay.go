@@ -397,7 +397,8 @@ func (l *Log) eachHeader(s *segFile, start uint32, buf []byte, fn func(pos uint3
 // Scan calls fn for the records of one segment in order. Chunk headers are
 // verified, payload is not read. A segment whose end was written (any but where
 // the log ends) and that breaks off before its end is Corrupt. Scanning an
-// active segment shows the records that are in the file.
+// active segment shows the records that are in the file. Of one whose header does
+// not validate the error is Corrupt too, after the records.
 func (l *Log) Scan(ctx context.Context, id block.SegmentID, fn func(Record) error) error {
 	s := l.segment(id)
 	if s == nil {
@@ -411,10 +412,7 @@ func (l *Log) Scan(ctx context.Context, id block.SegmentID, fn func(Record) erro
 		limit = min(limit, end)
 	}
 	l.mu.Unlock()
-	if !valid {
-		return block.Errorf(block.Corrupt, "scan segment %d: header does not validate", id)
-	}
-	buf, first := make([]byte, block.Size), s.header.first
+	buf, first, known := make([]byte, block.Size), s.header.first, valid
 	for pos := uint32(1); pos < limit; {
 		if err := ctx.Err(); err != nil {
 			return block.Wrap(block.Unavailable, err, "scan")
@@ -424,18 +422,22 @@ func (l *Log) Scan(ctx context.Context, id block.SegmentID, fn func(Record) erro
 			return err
 		}
 		end := h.flags&flagEnd != 0
-		if h.first != first || !end && h.prevCRC != crc {
+		if known && (h.first != first || !end && h.prevCRC != crc) {
 			return block.Errorf(block.Corrupt, "scan segment %d: chunk at block %d does not follow the one before", id, pos)
 		}
 		if end {
-			return nil
+			limit = pos
+			break
 		}
 		for _, rec := range recs {
 			if err := fn(rec); err != nil {
 				return err
 			}
 		}
-		crc, first, pos = c, first+LSN(len(recs)), pos+1+h.blocks
+		crc, first, known, pos = c, h.first+LSN(len(recs)), true, pos+1+h.blocks
+	}
+	if !valid {
+		return block.Errorf(block.Corrupt, "scan segment %d: header does not validate", id)
 	}
 	if limit == math.MaxUint32 {
 		return block.Errorf(block.Corrupt, "scan segment %d: no end", id)

@@ -7,12 +7,20 @@ import (
 	"github.com/slackerd/slacker/block"
 )
 
-// Unreadable lists the segments whose header was written and does not validate.
+// Unreadable lists the segments whose header was written and does not validate: that
+// it was is known of what it holds, or by a later segment that has one.
 func (l *Log) Unreadable() (ids []block.SegmentID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var last block.SegmentID // with a header
 	l.segs.Range(func(_, v any) bool {
-		if s := v.(*segFile); !s.valid && !s.blank && s != l.prepared {
+		if s := v.(*segFile); s.valid {
+			last = max(last, s.id)
+		}
+		return true
+	})
+	l.segs.Range(func(_, v any) bool {
+		if s := v.(*segFile); !s.valid && s != l.prepared && (!s.blank || s.id < last) {
 			ids = append(ids, s.id)
 		}
 		return true

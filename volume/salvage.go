@@ -157,50 +157,44 @@ func (v *salvage) rebuild(ctx context.Context, id [16]byte) (err error) {
 // as when a store is opened.
 func (v *salvage) records(ctx context.Context) (end segment.Pos, next segment.LSN, err error) {
 	from, first := v.log.LastPart()
-	segs := v.log.Segments()
-	for i, g := range segs {
-		v.progress(uint64(i), uint64(len(segs)), "segments")
-		if g.ID >= from.Segment {
-			continue
-		}
-		v.report.Segments++
-		if err := v.log.Scan(ctx, g.ID, v.take); err != nil {
-			if !block.Is(err, block.Corrupt) {
-				return end, 0, err
-			}
-			v.problem("%s: %v; what follows in it is lost", segment.FileName(g.ID), err)
-		}
+	ids := v.log.Unreadable()
+	for _, g := range v.log.Segments() {
+		ids = append(ids, g.ID)
 	}
-	for _, id := range v.log.Unreadable() {
-		v.problem("%s: its header does not verify; what is in it is lost", segment.FileName(id))
+	slices.Sort(ids) // by age
+	v.report.Segments = len(ids)
+	last, _ := slices.BinarySearch(ids, from.Segment)
+	if err := v.scan(ctx, ids[:last], len(ids)); err != nil {
+		return end, 0, err
 	}
-	v.report.Segments += len(segs) - v.report.Segments
 	before, strangers := *v.report, maps.Clone(v.report.Strangers)
 	end, next, err = v.log.Replay(ctx, from, first, v.take)
 	if block.Is(err, block.Corrupt) {
 		v.report.Records, v.report.Blocks, v.report.Strangers = before.Records, before.Blocks, strangers
 		v.problem("%v", err)
-		end, next, err = v.lastPart(ctx, from)
+		// Some of it has been taken already; taking it again in order changes nothing.
+		if err = v.scan(ctx, ids[last:], len(ids)); err == nil {
+			end, next, err = v.log.PastAll()
+		}
 	}
-	v.progress(uint64(len(segs)), uint64(len(segs)), "segments")
+	v.progress(uint64(len(ids)), uint64(len(ids)), "segments")
 	return end, next, err
 }
 
-// lastPart takes over what there is of the last part of the log when it is damaged.
-// Some of it may have been taken already; taking it again in order changes nothing.
-func (v *salvage) lastPart(ctx context.Context, from segment.Pos) (end segment.Pos, next segment.LSN, err error) {
-	for _, g := range v.log.Segments() {
-		if g.ID < from.Segment {
-			continue
+// scan takes over what can be read of segments; total is for the progress.
+func (v *salvage) scan(ctx context.Context, ids []block.SegmentID, total int) error {
+	for i, id := range ids {
+		v.progress(uint64(i), uint64(total), "segments")
+		var fault error
+		err := v.log.Scan(ctx, id, func(r segment.Record) error { fault = v.take(r); return fault })
+		if fault != nil || ctx.Err() != nil {
+			return err
 		}
-		if err := v.log.Scan(ctx, g.ID, v.take); err != nil {
-			if !block.Is(err, block.Corrupt) {
-				return end, 0, err
-			}
-			v.problem("%s: %v; if something follows in it, it is lost", segment.FileName(g.ID), err)
+		if err != nil {
+			v.problem("%s: %v; what is in it before is taken, and if something follows, it is lost", segment.FileName(id), err)
 		}
 	}
-	return v.log.PastAll()
+	return nil
 }
 
 // take takes over one record.
