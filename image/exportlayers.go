@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -239,17 +238,4 @@ func (e *layerExport) layer(ctx context.Context, lower, upper string, i int) (*P
 	})
 	e.res.Files += diff.files
 	return packed, err
-}
-
-// referenceOf parses the name of an image in a registry.
-func referenceOf(ref string, plainHTTP bool) (name.Reference, error) {
-	opts := []name.Option{name.WithDefaultTag("latest")}
-	if plainHTTP {
-		opts = append(opts, name.Insecure)
-	}
-	r, err := name.ParseReference(strings.TrimPrefix(ref, registryPrefix), opts...)
-	if err != nil {
-		return nil, block.Errorf(block.Invalid, "image %q: %w", ref, err)
-	}
-	return r, nil
 }

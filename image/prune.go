@@ -12,12 +12,13 @@ import (
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/naming"
 )
 
 // PruneOptions say which chains go.
 type PruneOptions struct {
 	// Prefix is what the names of the snapshotter's volumes begin with.
-	Prefix string
+	Prefix naming.Prefix
 	// Unused is for how long no worker must have had a chain.
 	Unused time.Duration
 	DryRun bool
@@ -99,13 +100,13 @@ func (o *PruneOptions) candidates(ctx context.Context, since time.Time, res *Pru
 	}
 	used := map[string]bool{}
 	for _, v := range volumes.Msg.GetVolumes() {
-		if from, _, _ := strings.Cut(v.GetOrigin(), "@"); from != v.GetName() {
+		if from := naming.VolumeOf(v.GetOrigin()); from != v.GetName() {
 			used[from] = true
 		}
 	}
 	chains := map[string]PrunedChain{}
 	for _, sn := range snapshots.Msg.GetSnapshots() {
-		if !strings.HasPrefix(sn.GetVolume(), o.Prefix+"/chains/") {
+		if !strings.HasPrefix(sn.GetVolume(), o.Prefix.Chains()) {
 			continue
 		}
 		c := chains[sn.GetVolume()]

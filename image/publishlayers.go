@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -24,7 +23,7 @@ func openBase(ctx context.Context, base string, plainHTTP bool) (v1.Image, error
 		if err != nil {
 			return nil, err
 		}
-		img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain))
+		img, err := remote.Image(ref, registryOptions(ctx, ref, plainHTTP)...)
 		if err != nil {
 			return nil, block.Errorf(block.IO, "base image %s: %w", base, err)
 		}
@@ -70,7 +69,7 @@ func (e *layerExport) publish(ctx context.Context, img v1.Image) error {
 		if err != nil {
 			return err
 		}
-		return remote.Write(ref, img, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain))
+		return remote.Write(ref, img, registryOptions(ctx, ref, e.PlainHTTP)...)
 	}
 	return e.publishLayout(img)
 }

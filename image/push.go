@@ -5,15 +5,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"os"
 	"strings"
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
@@ -21,22 +18,17 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/naming"
 )
 
 // snapshotLayer is the media type of a layer whose content is a snapshot of the
 // server. The blob is a sign only; a containerd that has no snapshot of that
 // chain refuses the type, where it would otherwise run without what changed.
 const snapshotLayer types.MediaType = "application/vnd.oci.image.layer.slacker.snapshot.v1"
-
-const (
-	fiFreeze = 0xc0045877 // FIFREEZE of linux/fs.h
-	fiThaw   = 0xc0045878 // FITHAW
-)
 
 // PushOptions say what to push as an image without moving its data.
 type PushOptions struct {
@@ -52,7 +44,7 @@ type PushOptions struct {
 	// may lack then.
 	Freeze string
 	// Prefix is what the names of the snapshotter's volumes begin with.
-	Prefix    string
+	Prefix    naming.Prefix
 	PlainHTTP bool
 	Client    slackerv1connect.AdminServiceClient
 }
@@ -62,7 +54,9 @@ type PushOptions struct {
 // of a few bytes that stands for what changed. No data is read or moved. Result's
 // Image is the digest.
 //
-// The manifest comes last: whoever finds it finds all that it names.
+// The manifest comes last: whoever finds it finds all that it names. Freezing waits
+// for the kernel, some ten milliseconds: that goes on beside what the registry is
+// asked for. For the registry nobody waits frozen (see whileFrozen).
 func Push(ctx context.Context, o PushOptions) (Result, error) {
 	started := time.Now()
 	if err := o.check(); err != nil {
@@ -72,38 +66,37 @@ func Push(ctx context.Context, o PushOptions) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	failed := func(err error) error { return block.Errorf(block.IO, "push %s to %s: %w", o.Volume, o.Dest, err) }
-	pusher, err := remote.NewPusher(remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain))
-	if err != nil {
-		return Result{}, failed(err)
-	}
 	sign, err := signOf(o.Volume)
 	if err != nil {
-		return Result{}, failed(err)
+		return Result{}, o.failed(err)
+	}
+	pusher, err := remote.NewPusher(registryOptions(ctx, dest, o.PlainHTTP)...)
+	if err != nil {
+		return Result{}, o.failed(err)
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	upload := func(l v1.Layer) {
-		g.Go(func() error {
-			if err := pusher.Upload(gctx, dest.Context(), l); err != nil {
-				return failed(err)
-			}
-			return nil
-		})
+		g.Go(func() error { return o.failed(pusher.Upload(gctx, dest.Context(), l)) })
 	}
-	var img v1.Image
 	upload(sign)
+	var img v1.Image
+	chain := make(chan string, 1)
 	g.Go(func() error {
 		base, err := openBase(gctx, o.Base, o.PlainHTTP)
 		if err != nil {
 			return err
 		}
-		var chain string
 		var config v1.Layer
-		if img, config, chain, err = o.build(base, sign); err != nil {
-			return failed(err)
+		var id string
+		if img, config, id, err = o.build(base, sign); err != nil {
+			return o.failed(err)
 		}
+		chain <- id
 		upload(config)
-		return o.publish(gctx, chain)
+		return nil
+	})
+	g.Go(func() error {
+		return whileFrozen(gctx, func() (func() error, error) { return freeze(o.Freeze) }, chain, func(id string) error { return o.snapshot(gctx, id) })
 	})
 	if err := g.Wait(); err != nil {
 		return Result{}, err
@@ -113,10 +106,18 @@ func Push(ctx context.Context, o PushOptions) (Result, error) {
 		put = pusher.Put // the repository has the other layers
 	}
 	if err := put(ctx, dest, img); err != nil {
-		return Result{}, failed(err)
+		return Result{}, o.failed(err)
 	}
 	digest, err := img.Digest()
 	return Result{Format: FormatOCI, Image: digest.String(), Took: time.Since(started)}, err
+}
+
+// failed says of what err is; nil stays nil.
+func (o *PushOptions) failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return block.Errorf(block.IO, "push %s to %s: %w", o.Volume, o.Dest, err)
 }
 
 func (o *PushOptions) check() error {
@@ -148,12 +149,7 @@ func (o *PushOptions) build(base v1.Image, sign v1.Layer) (img v1.Image, config 
 		return nil, nil, "", err
 	}
 	for _, id := range file.RootFS.DiffIDs {
-		if chain != "" {
-			sum := sha256.Sum256([]byte(chain + " " + id.String()))
-			chain = "sha256:" + hex.EncodeToString(sum[:])
-			continue
-		}
-		chain = id.String()
+		chain = naming.Next(chain, id.String())
 	}
 	config, err = partial.ConfigLayer(img)
 	return img, config, chain, err
@@ -172,43 +168,15 @@ func signOf(volume string) (v1.Layer, error) {
 	return static.NewLayer(b.Bytes(), snapshotLayer), errors.Join(err, w.Close())
 }
 
-// publish makes the snapshot, with the file system frozen if that is wanted.
-func (o *PushOptions) publish(ctx context.Context, chain string) error {
-	if o.Freeze != "" {
-		thaw, err := freeze(o.Freeze)
-		if err != nil {
-			return err
-		}
-		return errors.Join(o.snapshot(ctx, chain), thaw())
-	}
-	return o.snapshot(ctx, chain)
-}
-
+// snapshot makes the snapshot that is the chain.
 func (o *PushOptions) snapshot(ctx context.Context, chain string) error {
-	_, err := o.Client.Publish(ctx, connect.NewRequest(&slackerv1.PublishRequest{
-		Volume: o.Volume, NewVolume: o.Prefix + "/chains/" + strings.Replace(chain, ":", "-", 1), NewSnapshot: "layer"}))
+	volume, snapshot, err := block.SplitSnapshot(o.Prefix.Place(chain))
+	if err != nil {
+		return err
+	}
+	_, err = o.Client.Publish(ctx, connect.NewRequest(&slackerv1.PublishRequest{Volume: o.Volume, NewVolume: volume, NewSnapshot: snapshot}))
 	if err != nil {
 		return rpcError(err, "push "+o.Volume)
 	}
 	return nil
-}
-
-// freeze writes out all of a file system and lets nothing be written to it
-// until it is thawed.
-func freeze(dir string) (thaw func() error, err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, openError(dir, err)
-	}
-	if err := unix.IoctlSetInt(int(f.Fd()), fiFreeze, 0); err != nil {
-		_ = f.Close() // read only
-		return nil, block.Errorf(block.KindOfFile(err), "freeze %s: %w", dir, err)
-	}
-	return func() error {
-		defer func() { _ = f.Close() }() // read only
-		if err := unix.IoctlSetInt(int(f.Fd()), fiThaw, 0); err != nil {
-			return block.Errorf(block.IO, "thaw %s, which stays frozen until fsfreeze -u: %w", dir, err)
-		}
-		return nil
-	}, nil
 }

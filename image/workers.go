@@ -12,16 +12,13 @@ import (
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/naming"
 )
-
-// beatMark is in the names of volumes by which a snapshotter lets the server hear of
-// it (package snapshotter, N10).
-const beatMark = "seen-"
 
 // WorkersOptions say whose snapshotters to look at.
 type WorkersOptions struct {
 	// Prefix is what the names of the snapshotter's volumes begin with.
-	Prefix string
+	Prefix naming.Prefix
 	// Since is when the server last heard of one that is gone, at the latest.
 	Since time.Time
 	// Release deletes what those that are gone have and that holds nothing: their pins.
@@ -65,16 +62,14 @@ func Workers(ctx context.Context, o WorkersOptions) ([]WorkerStore, error) {
 }
 
 func (o *WorkersOptions) list(ctx context.Context) ([]WorkerStore, error) {
-	dir := o.Prefix + "/work/"
-	answer, err := o.Client.ListVolumes(ctx, connect.NewRequest(&slackerv1.ListVolumesRequest{Prefix: dir}))
+	answer, err := o.Client.ListVolumes(ctx, connect.NewRequest(&slackerv1.ListVolumesRequest{Prefix: o.Prefix.Work()}))
 	if err != nil {
 		return nil, rpcError(err, "list workers")
 	}
 	byName := map[string]*WorkerStore{}
 	for _, v := range answer.Msg.GetVolumes() {
-		worker, rest, _ := strings.Cut(strings.TrimPrefix(v.GetName(), dir), "/")
-		store, own, found := strings.Cut(rest, "-")
-		if !found {
+		worker, store, own, ok := o.Prefix.Own(v.GetName())
+		if !ok {
 			continue // somebody else's
 		}
 		w := byName[worker+"/"+store]
@@ -96,14 +91,14 @@ func (o *WorkersOptions) list(ctx context.Context) ([]WorkerStore, error) {
 }
 
 // add counts a volume of the store.
-func (w *WorkerStore) add(prefix, own string, v *slackerv1.Volume) {
+func (w *WorkerStore) add(prefix naming.Prefix, own string, v *slackerv1.Volume) {
 	switch {
-	case strings.HasPrefix(own, beatMark):
+	case naming.IsBeat(own):
 		w.beats = append(w.beats, v.GetName())
 		if made := v.GetCreated().AsTime(); made.After(w.LastHeard) {
 			w.LastHeard = made
 		}
-	case strings.HasPrefix(v.GetOrigin(), prefix+"/chains/") && v.GetHeadBytes() == 0 && v.GetSnapshots() == 0 && v.GetAttachment() == nil:
+	case strings.HasPrefix(v.GetOrigin(), prefix.Chains()) && v.GetHeadBytes() == 0 && v.GetSnapshots() == 0 && v.GetAttachment() == nil:
 		w.Empty++
 		w.empty = append(w.empty, v.GetName())
 	default:

@@ -2,7 +2,6 @@ package snapshotter
 
 import (
 	"context"
-	"fmt"
 	"sync/atomic"
 
 	"github.com/slackerd/slacker/block"
@@ -17,13 +16,9 @@ type base struct {
 	made atomic.Bool
 }
 
-func (n *names) basePlace() string {
-	return placeOf(fmt.Sprintf("%s/base/ext4-%d-%d", n.prefix, baseFormat, n.size))
-}
-
 // ensure returns its place.
 func (s *base) ensure(ctx context.Context) (place string, err error) {
-	place = s.names.basePlace()
+	place = s.names.prefix.Base(baseFormat, s.names.size)
 	if s.made.Load() {
 		return place, nil
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
+	"github.com/slackerd/slacker/naming"
 	"github.com/slackerd/slacker/stack"
 )
 
@@ -145,7 +146,7 @@ func TestForeignStays(t *testing.T) {
 	ctx := t.Context()
 	foreign := []string{
 		strings.TrimSuffix(s.names.own, "-"), strings.TrimSuffix(s.names.own, "-") + "x-volume", // as a store of almost this name would have
-		s.names.prefix + "/work/another", s.names.prefix + "/chains/mine", s.names.prefix + "/base/mine", "elsewhere",
+		s.names.prefix.Work() + "another", s.names.prefix.Chains() + "mine", string(s.names.prefix) + "/base/mine", "elsewhere",
 	}
 	c, err := f.client()
 	must(t, err)
@@ -171,7 +172,7 @@ func TestForeignStays(t *testing.T) {
 	must(t, s.Cleanup(ctx))
 	must(t, s.Close())
 	for _, name := range foreign {
-		if _, err := s.server.find(ctx, placeOf(name)); err != nil {
+		if _, err := s.server.find(ctx, naming.PlaceOf(name)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/naming"
 )
 
 // Commit makes what an active snapshot holds a committed one, and the active
@@ -75,12 +76,12 @@ func (s *Snapshotter) chainOf(name, key string, prepared, committed map[string]s
 		return ""
 	}
 	if ref := committed[snapshots.LabelSnapshotRef]; ref != "" && ref == prepared[snapshots.LabelSnapshotRef] {
-		return s.names.chainPlace(ref)
+		return s.names.prefix.Place(ref)
 	}
 	id := name[strings.LastIndex(name, "/")+1:]
 	last := key[strings.LastIndex(key, "/")+1:]
 	if strings.HasPrefix(last, snapshots.UnpackKeyPrefix+"-") && strings.HasSuffix(last, " "+id) {
-		return s.names.chainPlace(id)
+		return s.names.prefix.Place(id)
 	}
 	return ""
 }
@@ -95,8 +96,8 @@ func (s *Snapshotter) publish(ctx context.Context, volume, chain, own string) (p
 		}
 		s.log.Warn("this worker may not publish chains; the layer stays its own", zap.Error(err))
 	}
-	n, err := s.server.publish(ctx, volume, placeOf(own))
-	return placeOf(own), "", int64(n), err //nolint:gosec // at most 256 TiB
+	n, err := s.server.publish(ctx, volume, naming.PlaceOf(own))
+	return naming.PlaceOf(own), "", int64(n), err //nolint:gosec // at most 256 TiB
 }
 
 // publishChain makes the volume's state the chain, or takes that which another

@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"cmp"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -10,13 +11,13 @@ import (
 
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/naming"
 	"github.com/slackerd/slacker/worker"
 )
 
 // Defaults of Options.
 const (
 	DefaultRoot      = "/var/lib/slacker-snapshotter"
-	DefaultPrefix    = "containers"
 	DefaultSizeBytes = 64 << 30
 	DefaultTimeout   = 20 * time.Second
 	// DefaultIdle is how long a stepping stone is kept.
@@ -36,7 +37,7 @@ type Options struct {
 	// Root is a directory of this snapshotter alone.
 	Root string
 	// Prefix is what the names of all volumes begin with.
-	Prefix string
+	Prefix naming.Prefix
 	API    slackerv1connect.AdminServiceClient
 	Worker *worker.Worker
 	// Driver is "auto", "nbd" or "fuse".
@@ -61,7 +62,7 @@ type Options struct {
 
 // DefaultOptions returns the defaults, without API, Worker and Log.
 func DefaultOptions() Options {
-	return Options{Root: DefaultRoot, Prefix: DefaultPrefix, Driver: "auto", SizeBytes: DefaultSizeBytes,
+	return Options{Root: DefaultRoot, Prefix: naming.DefaultPrefix, Driver: "auto", SizeBytes: DefaultSizeBytes,
 		MountOptions: []string{"noatime"}, Publish: true, Timeout: DefaultTimeout, Idle: DefaultIdle, Spares: DefaultSpares, Beat: DefaultBeat}
 }
 
@@ -77,8 +78,8 @@ func (o *Options) check() error {
 	if !plainPath.MatchString(o.Root) || filepath.Clean(o.Root) == "/" {
 		faults = append(faults, "root "+o.Root+": want an absolute path of letters, digits, '.', '_', '-'")
 	}
-	if !plainPrefix.MatchString(o.Prefix) || len(o.Prefix) > maxPrefix {
-		faults = append(faults, "prefix "+o.Prefix+": want a part of a volume name, at most 24 bytes")
+	if !plainPrefix.MatchString(string(o.Prefix)) || len(o.Prefix) > maxPrefix {
+		faults = append(faults, "prefix "+string(o.Prefix)+": want a part of a volume name, at most 24 bytes")
 	}
 	if o.API == nil || o.Worker == nil || o.Log == nil {
 		faults = append(faults, "client, worker or log are not set")
@@ -97,29 +98,16 @@ func (o *Options) check() error {
 
 // names are those of the server's volumes.
 type names struct {
-	prefix string
+	prefix naming.Prefix
 	size   uint64
 	own    string // what this store's own volumes begin with
 }
 
-// ownPrefix is what a new store's own volumes are to begin with.
-func ownPrefix(o Options) string {
+// workerName is what the worker is called in the names of volumes.
+func workerName(o Options) string {
 	worker := strings.Trim(notPlain.ReplaceAllString(o.Worker.Worker, "-"), "-._")
 	if len(worker) > maxWorkerName {
 		worker = worker[:maxWorkerName]
 	}
-	if worker == "" {
-		worker = "worker"
-	}
-	return o.Prefix + "/work/" + worker + "/"
-}
-
-var chainIDs = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-
-// chainPlace returns the place of a chain id, or "" for what is none.
-func (n *names) chainPlace(id string) string {
-	if !chainIDs.MatchString(id) {
-		return ""
-	}
-	return placeOf(n.prefix + "/chains/" + strings.Replace(id, ":", "-", 1))
+	return cmp.Or(worker, "worker")
 }

@@ -56,7 +56,7 @@ func TestEveryCallHasADeadline(t *testing.T) {
 	defer func() { must(t, s.Close()) }()
 	own := func(n string) string { return s.names.own + n }
 	at := now()
-	must(t, s.store.add("image", &record{Kind: snapshots.KindCommitted, Place: s.names.chainPlace(chainID("x")), Pin: own("0"), Created: at, Updated: at}))
+	must(t, s.store.add("image", &record{Kind: snapshots.KindCommitted, Place: s.names.prefix.Place(chainID("x")), Pin: own("0"), Created: at, Updated: at}))
 	for name, volume := range map[string]string{"container": own("1"), "removed": own("3")} {
 		must(t, s.store.add(name, &record{Kind: snapshots.KindActive, Parent: "image", Volume: volume, Created: at, Updated: at}))
 	}

@@ -87,8 +87,8 @@ func (s *Snapshotter) importLayer(ctx context.Context, layers Layers, i int, run
 		return "", got, err
 	}
 	r, err := s.store.get(name)
-	if err == nil && r.Place != s.names.chainPlace(chain) {
-		err = errors.Join(block.Errorf(block.Permission, "chain %s: this worker may not publish below %s/chains", chain, s.names.prefix), s.Remove(ctx, name))
+	if err == nil && r.Place != s.names.prefix.Place(chain) {
+		err = errors.Join(block.Errorf(block.Permission, "chain %s: this worker may not publish below %s", chain, s.names.prefix.Chains()), s.Remove(ctx, name))
 	}
 	if err == nil {
 		got.Bytes = r.UsageBytes

@@ -102,7 +102,7 @@ func (s *Snapshotter) adopt(ctx context.Context, chain, parent string, labels ma
 		}
 		return err
 	}
-	place := s.names.chainPlace(chain)
+	place := s.names.prefix.Place(chain)
 	if place == "" {
 		return nil
 	}

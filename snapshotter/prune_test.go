@@ -15,6 +15,7 @@ import (
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/block"
 	pruner "github.com/slackerd/slacker/image"
+	"github.com/slackerd/slacker/naming"
 )
 
 // prune prunes what nobody has now.
@@ -23,7 +24,7 @@ func (f *testServer) prune(dryRun bool) (pruner.PruneResult, error) {
 	if err != nil {
 		return pruner.PruneResult{}, err
 	}
-	return pruner.Prune(context.Background(), pruner.PruneOptions{Prefix: DefaultPrefix, DryRun: dryRun, Client: c})
+	return pruner.Prune(context.Background(), pruner.PruneOptions{Prefix: naming.DefaultPrefix, DryRun: dryRun, Client: c})
 }
 
 // gone removes all of a snapshotter's snapshots and waits until their volumes
@@ -76,7 +77,7 @@ func TestPrune(t *testing.T) {
 	})
 	c, err := f.client()
 	must(t, err)
-	late, err := pruner.Prune(t.Context(), pruner.PruneOptions{Prefix: DefaultPrefix, Unused: time.Hour, Client: c})
+	late, err := pruner.Prune(t.Context(), pruner.PruneOptions{Prefix: naming.DefaultPrefix, Unused: time.Hour, Client: c})
 	if err != nil || late.Recent != 1 || late.InUse != 2 || len(late.Chains) != 0 {
 		t.Fatalf("what was used less than an hour ago: %+v, %v", late, err)
 	}
@@ -200,7 +201,7 @@ func TestOthersKeepChains(t *testing.T) {
 	chain := chainID("cloned")
 	_, err := chainsOf(t.Context(), s, "run", []string{chain})
 	must(t, err)
-	must(t, s.server.clone(t.Context(), s.names.chainPlace(chain), "mine"))
+	must(t, s.server.clone(t.Context(), s.names.prefix.Place(chain), "mine"))
 	gone(t, s)
 	if r, err := f.prune(false); err != nil || r.InUse != 1 || len(r.Chains) != 0 {
 		t.Errorf("pruned %+v, %v, want the chain to stay", r, err)
@@ -223,7 +224,7 @@ func TestWorkerIsGone(t *testing.T) {
 	must(t, err)
 	workers := func(since time.Time, release bool) []pruner.WorkerStore {
 		t.Helper()
-		ws, err := pruner.Workers(t.Context(), pruner.WorkersOptions{Prefix: DefaultPrefix, Since: since, Release: release, Client: c})
+		ws, err := pruner.Workers(t.Context(), pruner.WorkersOptions{Prefix: naming.DefaultPrefix, Since: since, Release: release, Client: c})
 		must(t, err)
 		return ws
 	}

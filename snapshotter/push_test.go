@@ -8,6 +8,7 @@ import (
 
 	"github.com/slackerd/slacker/api"
 	pusher "github.com/slackerd/slacker/image"
+	"github.com/slackerd/slacker/naming"
 	"github.com/slackerd/slacker/stack"
 )
 
@@ -52,7 +53,7 @@ func pushIsASnapshot(t *testing.T, f *testServer, r *stack.Registry, programs st
 	client, err := api.NewClient(f.apiURL)
 	must(t, err)
 	before := r.Counts()
-	o := pusher.PushOptions{Volume: volume, Base: "docker://" + ref, Dest: "docker://" + r.Addr() + "/pushed-" + string(v) + ":2", Freeze: dir, Prefix: DefaultPrefix, Client: client}
+	o := pusher.PushOptions{Volume: volume, Base: "docker://" + ref, Dest: "docker://" + r.Addr() + "/pushed-" + string(v) + ":2", Freeze: dir, Prefix: naming.DefaultPrefix, Client: client}
 	_, err = pusher.Push(t.Context(), o)
 	must(t, err)
 	if moved := r.Counts().Sub(before); moved.Sent+moved.Received > 100<<10 {

@@ -11,16 +11,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/naming"
 )
 
 // reapInterval is how often garbage that could not be cleared is tried again,
 // and how long a first search for what a kill left may wait.
 const reapInterval = 5 * time.Second
 
-const (
-	beatMark  = "seen-" // in the names of beats, after what own volumes begin with
-	beatBytes = block.Size
-)
+const beatBytes = block.Size
 
 // reaper clears garbage in the background, and lets the server hear of the store.
 type reaper struct {
@@ -133,7 +131,7 @@ func (s *reaper) clearOne(ctx context.Context, volume string) error {
 func (s *reaper) beat(ctx context.Context) error {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	volume := s.names.own + beatMark + strings.ToLower(rand.Text()[:13])
+	volume := naming.Beat(s.names.own, strings.ToLower(rand.Text()[:13]))
 	s.flight.add(volume)
 	if err := s.server.create(ctx, volume, beatBytes); err != nil {
 		s.flight.done(volume)

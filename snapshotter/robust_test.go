@@ -20,6 +20,7 @@ import (
 
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/api/slacker/v1/slackerv1connect"
+	"github.com/slackerd/slacker/naming"
 )
 
 // newSnapshotter opens one that is emptied at the end of the test.
@@ -64,7 +65,7 @@ func TestTwoWorkersAtOnce(t *testing.T) {
 		})
 	}
 	must(t, g.Wait())
-	list, err := workers[0].server.list(t.Context(), workers[0].names.prefix+"/chains/")
+	list, err := workers[0].server.list(t.Context(), workers[0].names.prefix.Chains())
 	if err != nil || len(list) != len(chains) {
 		t.Fatalf("chains at the server: %v, %v, want %d", list, err, len(chains))
 	}
@@ -72,7 +73,7 @@ func TestTwoWorkersAtOnce(t *testing.T) {
 		records, err := s.store.all()
 		must(t, err)
 		for name, r := range records {
-			if r.Place != s.names.chainPlace(r.Labels[snapshots.LabelSnapshotRef]) {
+			if r.Place != s.names.prefix.Place(r.Labels[snapshots.LabelSnapshotRef]) {
 				t.Errorf("%s is at %s, want the chain that all share", name, r.Place)
 			}
 		}
@@ -123,7 +124,7 @@ func TestMayNotPublish(t *testing.T) {
 	top, err := image(s, "run", chains)
 	must(t, err)
 	must(t, holdsAll(s, top, len(chains)))
-	list, err := s.server.list(t.Context(), s.names.prefix+"/chains/")
+	list, err := s.server.list(t.Context(), s.names.prefix.Chains())
 	if err != nil || len(list) > 0 {
 		t.Errorf("chains at the server: %v, %v, want none", list, err)
 	}
@@ -307,7 +308,7 @@ func TestSpares(t *testing.T) {
 	s := newSnapshotter(t, f, nil)
 	top, err := image(s, "second", chains)
 	must(t, err)
-	place := s.names.chainPlace(chains[1])
+	place := s.names.prefix.Place(chains[1])
 	await(t, "a spare", func() bool { _, spare := s.stones.find(place); return spare != nil })
 	ms, err := s.Prepare(t.Context(), "container", top)
 	must(t, err)
@@ -366,7 +367,7 @@ func TestChainGone(t *testing.T) {
 	must(t, err)
 	ms, err := s.Prepare(t.Context(), "container", top)
 	must(t, err)
-	must(t, s.server.delete(t.Context(), volumeOf(s.names.chainPlace(chain))))
+	must(t, s.server.delete(t.Context(), naming.VolumeOf(s.names.prefix.Place(chain))))
 	must(t, mounted(ms, func(dir string) error {
 		if b, err := os.ReadFile(filepath.Join(dir, "layer0")); err != nil || string(b) != "layer0" {
 			return fmt.Errorf("the container reads %q: %w", b, err)
@@ -393,7 +394,7 @@ func TestNotOurs(t *testing.T) {
 	must(t, other.Commit(t.Context(), "committed", "container")) // nobody has it attached
 	r, err := other.store.get("committed")
 	must(t, err)
-	theirs, err := other.server.list(t.Context(), volumeOf(r.Place))
+	theirs, err := other.server.list(t.Context(), naming.VolumeOf(r.Place))
 	must(t, err)
 	must(t, s.store.addGarbage(theirs...))
 	if err := s.Cleanup(t.Context()); err == nil {

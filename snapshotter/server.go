@@ -2,7 +2,6 @@ package snapshotter
 
 import (
 	"context"
-	"strings"
 
 	"connectrpc.com/connect"
 
@@ -12,20 +11,9 @@ import (
 	"github.com/slackerd/slacker/block"
 )
 
-// snapshotName is the one snapshot of a chain, a base or a private snapshot.
-const snapshotName = "layer"
-
 // server is what the snapshotter asks of slackerd. Errors have a kind.
 type server struct {
 	api slackerv1connect.AdminServiceClient
-}
-
-func placeOf(volume string) string { return volume + "@" + snapshotName }
-
-// volumeOf returns the volume of a place.
-func volumeOf(place string) string {
-	volume, _, _ := strings.Cut(place, "@")
-	return volume
 }
 
 // find describes the snapshot of a place; NotFound when it is not there.

@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/filters"
 
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/naming"
 )
 
 // Snapshotter is containerd's interface over a slackerd server. Its methods may
@@ -50,7 +52,7 @@ func New(o Options) (*Snapshotter, error) {
 
 // openWith is New with its devices given.
 func openWith(o Options, d devices) (*Snapshotter, error) {
-	st, err := openStore(filepath.Join(o.Root, "snapshots.db"), ownPrefix(o))
+	st, err := openStore(filepath.Join(o.Root, "snapshots.db"), o.Prefix.Store(workerName(o), strings.ToLower(rand.Text()[:10])))
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +171,7 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 			return []string{r.Volume}
 		}
 		var own []string
-		if v := volumeOf(r.Place); strings.HasPrefix(v, s.names.own) {
+		if v := naming.VolumeOf(r.Place); strings.HasPrefix(v, s.names.own) {
 			own = append(own, v)
 		}
 		if r.Pin != "" {

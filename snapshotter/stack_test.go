@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/slackerd/slacker/api"
+	"github.com/slackerd/slacker/naming"
 	"github.com/slackerd/slacker/stack"
 )
 
@@ -352,5 +353,5 @@ func (f *testServer) left(t *testing.T) ([]string, error) {
 	t.Helper()
 	c, err := api.NewClient(f.apiURL)
 	must(t, err)
-	return (&server{c}).list(t.Context(), DefaultPrefix+"/work/")
+	return (&server{c}).list(t.Context(), naming.DefaultPrefix.Work())
 }

@@ -2,7 +2,6 @@ package snapshotter
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/naming"
 )
 
 const (
@@ -69,7 +69,9 @@ type store struct {
 	own string
 }
 
-func openStore(path, ownPrefix string) (*store, error) {
+// openStore opens a store, or makes one whose own volumes have names that begin
+// with own.
+func openStore(path, own string) (*store, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, block.Errorf(block.Busy, "%s is open in another process: one snapshotter has a root of its own", path)
@@ -78,14 +80,14 @@ func openStore(path, ownPrefix string) (*store, error) {
 		return nil, block.Errorf(block.KindOfFile(err), "open the snapshot store %s: %w", path, err)
 	}
 	s := &store{db: db}
-	if err := db.Update(func(tx *bbolt.Tx) error { return s.init(tx, ownPrefix) }); err != nil {
+	if err := db.Update(func(tx *bbolt.Tx) error { return s.init(tx, own) }); err != nil {
 		_ = db.Close()
 		return nil, block.Wrap(block.IO, err, "open the snapshot store "+path)
 	}
 	return s, nil
 }
 
-func (s *store) init(tx *bbolt.Tx, ownPrefix string) error {
+func (s *store) init(tx *bbolt.Tx, own string) error {
 	for _, name := range [][]byte{bucketMeta, bucketSnapshots, bucketChildren, bucketGarbage} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
@@ -96,7 +98,7 @@ func (s *store) init(tx *bbolt.Tx, ownPrefix string) error {
 		return block.Errorf(block.Unsupported, "it has format %q, want %q", format, storeFormat)
 	}
 	if s.own = string(meta.Get(keyOwn)); s.own == "" {
-		s.own = ownPrefix + strings.ToLower(rand.Text()[:10]) + "-"
+		s.own = own
 	}
 	return errors.Join(meta.Put(keyFormat, []byte(storeFormat)), meta.Put(keyOwn, []byte(s.own)))
 }
@@ -385,7 +387,7 @@ func neededVolumes(tx *bbolt.Tx) (map[string]bool, error) {
 	err := tx.Bucket(bucketSnapshots).ForEach(func(k, _ []byte) error {
 		r, err := getRecord(tx, string(k))
 		if err == nil {
-			needed[r.Volume], needed[volumeOf(r.Place)], needed[r.Pin] = true, true, true
+			needed[r.Volume], needed[naming.VolumeOf(r.Place)], needed[r.Pin] = true, true, true
 		}
 		return err
 	})

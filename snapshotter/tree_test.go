@@ -96,7 +96,7 @@ func TestRandomTreeGoes(t *testing.T) {
 	gone(t, s)
 	_, err = f.prune(false)
 	must(t, err)
-	left, err := s.server.list(ctx, s.names.prefix+"/")
+	left, err := s.server.list(ctx, string(s.names.prefix)+"/")
 	if err != nil || len(left) != 1 {
 		t.Errorf("at the server there are %q, %v, want the base alone", left, err)
 	}

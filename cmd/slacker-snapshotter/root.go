@@ -16,6 +16,7 @@ import (
 	"github.com/slackerd/slacker/api"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/certs"
+	"github.com/slackerd/slacker/naming"
 	"github.com/slackerd/slacker/snapshotter"
 	"github.com/slackerd/slacker/worker"
 )
@@ -67,7 +68,7 @@ func newRoot() *cobra.Command {
 	p.StringVar(&f.tls.Key, "tls-key", os.Getenv("SLACKER_TLS_KEY"), "`FILE` with its key ($SLACKER_TLS_KEY)")
 	p.StringVar(&f.workerName, "worker", "", "name of this host at the server (default: host name and machine id)")
 	p.StringVar(&f.client, "client", "", "slacker-client (default: beside this program, or in PATH)")
-	p.StringVar(&f.prefix, "prefix", d.Prefix, "what the names of all volumes begin with; workers that share layers have the same")
+	p.StringVar(&f.prefix, "prefix", string(d.Prefix), "what the names of all volumes begin with; workers that share layers have the same")
 	p.StringVar(&f.driver, "driver", d.Driver, "auto, nbd or fuse")
 	p.StringVar(&f.size, "size", humanize.IBytes(d.SizeBytes), "size of the file systems; only what is written takes room")
 	p.StringVar(&f.mount, "mount-options", strings.Join(d.MountOptions, ","), "options of writable ext4 mounts")
@@ -133,7 +134,7 @@ func (f *flags) options(log *zap.Logger) (snapshotter.Options, error) {
 	if o.Root, err = filepath.Abs(f.root); err != nil {
 		return o, block.Errorf(block.Invalid, "root: %w", err)
 	}
-	o.API, o.Worker, o.Log, o.Driver, o.Prefix = w.API, w, log, f.driver, f.prefix
+	o.API, o.Worker, o.Log, o.Driver, o.Prefix = w.API, w, log, f.driver, naming.Prefix(f.prefix)
 	o.Publish, o.Timeout, o.Idle, o.Spares = f.publish, f.timeout, f.idle, f.spares
 	return o, nil
 }
