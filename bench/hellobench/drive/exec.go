@@ -13,14 +13,18 @@ import (
 )
 
 // command runs a program in a namespace to its end and returns what it printed; an
-// error has what it complained of.
+// error has what it complained of. It is often part of what is measured: so it is
+// started from a thread that is there, and not by a program of its own.
 func command(ctx context.Context, ns stack.Namespace, args ...string) (string, error) {
-	full := ns.Command(args)
-	cmd := exec.CommandContext(ctx, full[0], full[1:]...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is ours to hand on
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
+	err := ns.Do(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
 		return "", fmt.Errorf("%s %s: %w: %s", filepath.Base(args[0]), strings.Join(args[1:], " "), err, strings.TrimSpace(errs.String()))
 	}
 	return out.String(), nil
