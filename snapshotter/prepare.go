@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slackerd/slacker/block"
 )
@@ -106,15 +107,8 @@ func (s *Snapshotter) adopt(ctx context.Context, chain, parent string, labels ma
 	if place == "" {
 		return nil
 	}
-	layerBytes, err := s.server.find(ctx, place)
+	layerBytes, pin, err := s.findAndPin(ctx, place)
 	if block.Is(err, block.NotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	pin, err := s.clone(ctx, place)
-	if block.Is(err, block.NotFound) { // it was pruned just now
 		return nil
 	}
 	if err != nil {
@@ -130,4 +124,21 @@ func (s *Snapshotter) adopt(ctx context.Context, chain, parent string, labels ma
 	}
 	s.spares.want(want{place: place, after: spareAfterPull})
 	return exists
+}
+
+// findAndPin describes the snapshot of a place and pins it (N9), in one round trip to
+// the server. The pin is in flight.
+func (s *Snapshotter) findAndPin(ctx context.Context, place string) (layerBytes uint64, pin string, err error) {
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		layerBytes, err = s.server.find(ctx, place)
+		return err
+	})
+	pin, err = s.clone(ctx, place)
+	if ferr := g.Wait(); ferr != nil && err == nil { // it was pruned just now, or made
+		s.flight.done(pin)
+		s.waste(pin)
+		err = ferr
+	}
+	return layerBytes, pin, err
 }
