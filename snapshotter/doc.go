@@ -80,5 +80,6 @@
 //
 // The store is a bbolt file: bucket "meta" (format, what own volumes begin with), "snapshots"
 // (key or name to record, JSON), "children" (parent, zero byte, child) and
-// "garbage" (volume names). Format 1. It is synced by every transaction.
+// "garbage" (volume names). Format 1. It is synced by every transaction. All records
+// are in memory too, as the last transaction that was synced left them.
 package snapshotter

@@ -150,11 +150,7 @@ func useAndRemove(s *Snapshotter, run string, chains []string) error {
 	if _, err := s.Prepare(ctx, run+" container", top); err != nil {
 		return err
 	}
-	records, err := s.store.all()
-	if err != nil {
-		return err
-	}
-	for name, r := range records {
+	for name, r := range s.store.all() {
 		if r.Place == "" {
 			continue
 		}

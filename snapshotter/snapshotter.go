@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,12 +58,7 @@ func openWith(o Options, d devices) (*Snapshotter, error) {
 		return nil, err
 	}
 	v := &volumes{o: o, log: o.Log, store: st, server: server{o.API}, devices: d, names: names{o.Prefix, o.SizeBytes, st.own}, wake: make(chan struct{}, 1)}
-	records, err := st.all()
-	if err != nil {
-		_ = st.close()
-		return nil, err
-	}
-	for _, r := range records {
+	for _, r := range st.all() {
 		if r.Volume != "" {
 			d.thaw(r.Volume)
 		}
@@ -107,15 +103,12 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...str
 	if err != nil {
 		return err
 	}
-	records, err := s.store.all()
-	if err != nil {
-		return toContainerd(err)
-	}
-	for name, r := range records {
+	for name, r := range s.store.all() {
 		info := r.info(name)
 		if !filter.Match(fields(info)) {
 			continue
 		}
+		info.Labels = maps.Clone(info.Labels)
 		if err := fn(ctx, info); err != nil {
 			return err
 		}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -61,9 +63,13 @@ func (r *record) info(name string) snapshots.Info {
 	return snapshots.Info{Kind: r.Kind, Name: name, Parent: r.Parent, Labels: r.Labels, Created: r.Created, Updated: r.Updated}
 }
 
-// store is the local state. Its methods are transactions, each synced.
+// store is the local state. Its methods are transactions; those that write are synced.
 type store struct {
 	db *bbolt.DB
+	// mu is held while anything is written. records are all that there are, decoded:
+	// containerd walks over them for each layer of a pull.
+	mu      sync.RWMutex
+	records map[string]*record // which never change
 	// own is what the names of this store's volumes begin with, and no others do.
 	// It stays as it was when the store was made, whatever becomes of the host's name.
 	own string
@@ -79,15 +85,15 @@ func openStore(path, own string) (*store, error) {
 	if err != nil {
 		return nil, block.Errorf(block.KindOfFile(err), "open the snapshot store %s: %w", path, err)
 	}
-	s := &store{db: db}
-	if err := db.Update(func(tx *bbolt.Tx) error { return s.init(tx, own) }); err != nil {
+	s := &store{db: db, records: map[string]*record{}}
+	if err := s.write(func(tx *writing) error { return s.init(tx, own) }); err != nil {
 		_ = db.Close()
 		return nil, block.Wrap(block.IO, err, "open the snapshot store "+path)
 	}
 	return s, nil
 }
 
-func (s *store) init(tx *bbolt.Tx, own string) error {
+func (s *store) init(tx *writing, own string) error {
 	for _, name := range [][]byte{bucketMeta, bucketSnapshots, bucketChildren, bucketGarbage} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
@@ -100,7 +106,33 @@ func (s *store) init(tx *bbolt.Tx, own string) error {
 	if s.own = string(meta.Get(keyOwn)); s.own == "" {
 		s.own = own
 	}
-	return errors.Join(meta.Put(keyFormat, []byte(storeFormat)), meta.Put(keyOwn, []byte(s.own)))
+	err := tx.Bucket(bucketSnapshots).ForEach(func(k, _ []byte) (err error) {
+		tx.changed[string(k)], err = getRecord(tx.Tx, string(k))
+		return err
+	})
+	return errors.Join(err, meta.Put(keyFormat, []byte(storeFormat)), meta.Put(keyOwn, []byte(s.own)))
+}
+
+// writing is a transaction that writes.
+type writing struct {
+	*bbolt.Tx
+	changed map[string]*record // by it; nil for those that go
+}
+
+// write makes a transaction.
+func (s *store) write(fn func(tx *writing) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed := map[string]*record{}
+	if err := s.db.Update(func(tx *bbolt.Tx) error { return fn(&writing{tx, changed}) }); err != nil {
+		return err
+	}
+	for name, r := range changed {
+		if s.records[name] = r; r == nil {
+			delete(s.records, name)
+		}
+	}
+	return nil
 }
 
 func (s *store) close() error { return s.db.Close() }
@@ -122,15 +154,20 @@ func getRecord(tx *bbolt.Tx, name string) (*record, error) {
 	return r, nil
 }
 
-func putRecord(tx *bbolt.Tx, name string, r *record) error {
+func putRecord(tx *writing, name string, r *record) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	return errors.Join(tx.Bucket(bucketSnapshots).Put([]byte(name), b), tx.Bucket(bucketChildren).Put(childKey(r.Parent, name), nil))
+	err = errors.Join(tx.Bucket(bucketSnapshots).Put([]byte(name), b), tx.Bucket(bucketChildren).Put(childKey(r.Parent, name), nil))
+	if err == nil {
+		tx.changed[name], err = getRecord(tx.Tx, name) // apart from r, which is the caller's
+	}
+	return err
 }
 
-func dropRecord(tx *bbolt.Tx, name string, r *record) error {
+func dropRecord(tx *writing, name string, r *record) error {
+	tx.changed[name] = nil
 	return errors.Join(tx.Bucket(bucketSnapshots).Delete([]byte(name)), tx.Bucket(bucketChildren).Delete(childKey(r.Parent, name)))
 }
 
@@ -195,11 +232,11 @@ func (s *store) free(name, parent string) (p *record, err error) {
 
 // add writes a new record; its working volume is garbage no more.
 func (s *store) add(name string, r *record) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		if err := absent(tx, name); err != nil {
+	return s.write(func(tx *writing) error {
+		if err := absent(tx.Tx, name); err != nil {
 			return err
 		}
-		if _, err := parentOf(tx, r.Parent); err != nil {
+		if _, err := parentOf(tx.Tx, r.Parent); err != nil {
 			return err
 		}
 		if r.Volume != "" {
@@ -214,11 +251,11 @@ func (s *store) add(name string, r *record) error {
 // commit makes the active snapshot key the committed one name; its working
 // volume becomes garbage (N4).
 func (s *store) commit(key, name string, r *record) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		if err := absent(tx, name); err != nil {
+	return s.write(func(tx *writing) error {
+		if err := absent(tx.Tx, name); err != nil {
 			return err
 		}
-		active, err := getRecord(tx, key)
+		active, err := getRecord(tx.Tx, key)
 		if err != nil {
 			return err
 		}
@@ -229,13 +266,13 @@ func (s *store) commit(key, name string, r *record) error {
 // remove drops a record without children. garbage says which volumes nobody
 // needs after that.
 func (s *store) remove(name string, garbage func(*record) []string) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		r, err := getRecord(tx, name)
+	return s.write(func(tx *writing) error {
+		r, err := getRecord(tx.Tx, name)
 		if err != nil {
 			return err
 		}
 		child := ""
-		children(tx, name, func(c string) bool { child = c; return false })
+		children(tx.Tx, name, func(c string) bool { child = c; return false })
 		if child != "" {
 			return block.Errorf(block.Busy, "cannot remove snapshot %s: %s is made on it", name, child)
 		}
@@ -250,8 +287,8 @@ func (s *store) remove(name string, garbage func(*record) []string) error {
 
 // change changes a record in place.
 func (s *store) change(name string, how func(*record)) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		r, err := getRecord(tx, name)
+	return s.write(func(tx *writing) error {
+		r, err := getRecord(tx.Tx, name)
 		if err != nil {
 			return err
 		}
@@ -263,8 +300,8 @@ func (s *store) change(name string, how func(*record)) error {
 // update changes the labels of a record: all of them, or those that fieldpaths
 // name.
 func (s *store) update(info snapshots.Info, fieldpaths []string) (out snapshots.Info, err error) {
-	err = s.db.Update(func(tx *bbolt.Tx) error {
-		r, err := getRecord(tx, info.Name)
+	err = s.write(func(tx *writing) error {
+		r, err := getRecord(tx.Tx, info.Name)
 		if err != nil {
 			return err
 		}
@@ -303,17 +340,11 @@ func setLabels(r *record, labels map[string]string, fieldpaths []string) error {
 	return nil
 }
 
-// all returns every record, by name.
-func (s *store) all() (map[string]*record, error) {
-	out := map[string]*record{}
-	err := s.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketSnapshots).ForEach(func(k, _ []byte) error {
-			r, err := getRecord(tx, string(k))
-			out[string(k)] = r
-			return err
-		})
-	})
-	return out, err
+// all returns every record, by name. They are not to be changed.
+func (s *store) all() map[string]*record {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return maps.Clone(s.records)
 }
 
 // childWithRef returns the name of a committed child of parent that bears the
@@ -335,7 +366,7 @@ func (s *store) childWithRef(parent, chain string) (name string, err error) {
 
 // addGarbage writes down volumes that nobody needs.
 func (s *store) addGarbage(volumes ...string) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.write(func(tx *writing) error {
 		for _, v := range volumes {
 			if err := tx.Bucket(bucketGarbage).Put([]byte(v), nil); err != nil {
 				return err
@@ -348,17 +379,15 @@ func (s *store) addGarbage(volumes ...string) error {
 // condemn makes those volumes garbage that no record names and that are not in
 // flight, all looked at in the transaction.
 func (s *store) condemn(volumes []string, inFlight func(string) bool) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.write(func(tx *writing) error {
 		var free []string
 		for _, v := range volumes {
 			if !inFlight(v) {
 				free = append(free, v)
 			}
 		}
-		needed, err := neededVolumes(tx)
-		if err != nil {
-			return err
-		}
+		var err error
+		needed := s.neededVolumes()
 		for _, v := range free {
 			if !needed[v] {
 				err = errors.Join(err, tx.Bucket(bucketGarbage).Put([]byte(v), nil))
@@ -370,28 +399,23 @@ func (s *store) condemn(volumes []string, inFlight func(string) bool) error {
 
 // condemned reports whether a volume is garbage, and no record names it.
 func (s *store) condemned(volume string) (yes bool, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	err = s.db.View(func(tx *bbolt.Tx) error {
-		if k, _ := tx.Bucket(bucketGarbage).Cursor().Seek([]byte(volume)); string(k) != volume {
-			return nil
-		}
-		needed, err := neededVolumes(tx)
-		yes = err == nil && !needed[volume]
-		return err
+		k, _ := tx.Bucket(bucketGarbage).Cursor().Seek([]byte(volume))
+		yes = string(k) == volume && !s.neededVolumes()[volume]
+		return nil
 	})
 	return yes, err
 }
 
-// neededVolumes are those that records name.
-func neededVolumes(tx *bbolt.Tx) (map[string]bool, error) {
+// neededVolumes are those that records name. With s.mu held.
+func (s *store) neededVolumes() map[string]bool {
 	needed := map[string]bool{}
-	err := tx.Bucket(bucketSnapshots).ForEach(func(k, _ []byte) error {
-		r, err := getRecord(tx, string(k))
-		if err == nil {
-			needed[r.Volume], needed[naming.VolumeOf(r.Place)], needed[r.Pin] = true, true, true
-		}
-		return err
-	})
-	return needed, err
+	for _, r := range s.records {
+		needed[r.Volume], needed[naming.VolumeOf(r.Place)], needed[r.Pin] = true, true, true
+	}
+	return needed
 }
 
 func (s *store) garbage() (volumes []string, err error) {
@@ -405,5 +429,5 @@ func (s *store) garbage() (volumes []string, err error) {
 }
 
 func (s *store) forgetGarbage(volume string) error {
-	return s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketGarbage).Delete([]byte(volume)) })
+	return s.write(func(tx *writing) error { return tx.Bucket(bucketGarbage).Delete([]byte(volume)) })
 }
