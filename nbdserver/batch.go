@@ -40,7 +40,7 @@ func (c *conn) appended(b []byte) { c.batch.to = len(b) }
 // nobody is told that they were done.
 func (c *conn) flush() {
 	b := c.batch
-	c.batch = nil
+	c.batch, c.held = nil, 0
 	if b == nil {
 		return
 	}

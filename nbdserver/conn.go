@@ -61,6 +61,7 @@ type conn struct {
 	batch  *buffer // replies of this goroutine, not sent yet
 	// unsettled: the batch answers writes that are not settled yet.
 	unsettled bool
+	held      int // bytes of large WRITEs that the batch answers
 	out       sender
 	lend      lending
 	mem       budget

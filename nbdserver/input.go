@@ -5,16 +5,27 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 
 	"github.com/slackerd/slacker/block"
+	"golang.org/x/sys/unix"
 )
 
 const (
-	// inputBytes is the read buffer of a connection.
-	inputBytes = 128 << 10
 	// bufferedPayloadBytes is the longest payload that is read through the read
 	// buffer; longer ones go straight to a buffer of their own.
 	bufferedPayloadBytes = 64 << 10
+	// inputBytes is the read buffer of a connection: two such commands fit.
+	inputBytes = 2*bufferedPayloadBytes + 4<<10
+	// holdBytes is how much written payload is answered at once when the next
+	// command is there already: to wake the client costs a third of what it costs
+	// to write 64 KiB. For payloads below heldPayloadBytes nothing is held: they
+	// come several at a time anyway.
+	holdBytes        = 128 << 10
+	heldPayloadBytes = 32 << 10
+	// pieceBytes is the longest payload that is received as a whole before it is
+	// written: it stays in the CPU's cache meanwhile.
+	pieceBytes = 256 << 10
 	// maxDrainBytes bounds the payload of a refused WRITE that is read to stay
 	// in step; beyond it the connection closes. With extended headers it is
 	// block.MaxRequestBytes.
@@ -30,6 +41,46 @@ type input struct {
 	nc   net.Conn
 	buf  []byte
 	r, w int
+	// long: a long payload was the last, so another may follow, which should not
+	// come by way of the buffer.
+	long bool
+
+	raw  syscall.RawConn // for readNow; nil when nc has none
+	now  func(fd uintptr) bool
+	into []byte // of now
+	got  int
+}
+
+// readFrom makes the input that of a connection of which some has arrived.
+func (in *input) readFrom(nc net.Conn, arrived []byte) {
+	*in = input{nc: nc, buf: make([]byte, inputBytes)}
+	in.w = copy(in.buf, arrived)
+	if s, ok := nc.(syscall.Conn); ok {
+		in.raw, _ = s.SyscallConn() // an error is nil
+	}
+	in.now = func(fd uintptr) bool {
+		in.got, _ = unix.Read(int(fd), in.into) // the read that waits meets an error again
+		return true
+	}
+}
+
+// readNow reads what is there without waiting, and reports whether that was
+// something.
+func (in *input) readNow(p []byte) bool {
+	in.into, in.got = p, 0
+	if in.raw == nil || in.raw.Read(in.now) != nil || in.got <= 0 {
+		return false
+	}
+	in.w += in.got
+	return true
+}
+
+// space is where to read to in order to have n bytes buffered.
+func (in *input) space(n int) []byte {
+	if in.long {
+		return in.buf[in.w : in.r+n]
+	}
+	return in.buf[in.w:]
 }
 
 func (in *input) buffered() int { return in.w - in.r }
@@ -57,8 +108,11 @@ func (in *input) makeRoom(n int) {
 func (c *conn) fill(n int) error {
 	for c.in.buffered() < n {
 		c.in.makeRoom(n)
+		if c.held > 0 && c.held < holdBytes && c.in.readNow(c.in.space(n)) {
+			continue
+		}
 		c.flush()
-		got, err := c.in.nc.Read(c.in.buf[c.in.w:])
+		got, err := c.in.nc.Read(c.in.space(n))
 		c.in.w += got
 		if err != nil && c.in.buffered() < n {
 			return c.readError(err)
@@ -130,6 +184,50 @@ func (c *conn) awaitPayload(r *request, n int) error {
 	return nil
 }
 
+// writePieces runs a WRITE whose payload is long, piece by piece as that comes in.
+// After an error the rest is dropped.
+func (c *conn) writePieces(r *request) error {
+	b, err := c.newBuffer(pieceBytes)
+	if err != nil {
+		return err
+	}
+	defer b.release()
+	defer c.payloadEnds()
+	var failed error
+	var writing int64
+	for off := r.offBytes; r.payloadBytes > 0 && !c.dead.Load(); {
+		p := b.data(int(min(r.payloadBytes, pieceBytes)))
+		if err := c.readPiece(p); err != nil {
+			return err
+		}
+		began := c.srv.now()
+		if r.payloadBytes -= uint64(len(p)); r.payloadBytes == 0 && c.rec != nil {
+			r.ready = began - writing
+		}
+		if failed == nil {
+			failed = c.dev.WriteAt(c.ctx, p, off, false)
+		}
+		off += uint64(len(p))
+		writing += c.srv.now() - began
+	}
+	c.wrote(r, failed)
+	return nil
+}
+
+// readPiece fills p.
+func (c *conn) readPiece(p []byte) error {
+	n := copy(p, c.in.take(min(len(p), c.in.buffered())))
+	if n == len(p) {
+		return nil
+	}
+	c.flush()
+	c.payloadBegins()
+	if _, err := io.ReadFull(c.in.nc, p[n:]); err != nil {
+		return c.readError(err)
+	}
+	return nil
+}
+
 // dropPayload reads the payload of a refused command and forgets it.
 func (c *conn) dropPayload(nBytes uint64) error {
 	limit := uint64(maxDrainBytes)
@@ -140,6 +238,7 @@ func (c *conn) dropPayload(nBytes uint64) error {
 		return block.Errorf(block.Invalid, "client announced a payload of %d bytes: want at most %d", nBytes, c.info.MaxRequestBytes)
 	}
 	left := int(nBytes)
+	c.in.long = false
 	if c.in.buffered() < left {
 		c.payloadBegins()
 		defer c.payloadEnds()

@@ -39,7 +39,7 @@ const (
 // Limits bound what clients can use up.
 type Limits struct {
 	// Connections bounds the connections open at once; more are closed at once.
-	// Each holds about 130 KiB when idle, and at most half a MiB beside the
+	// Each holds about 135 KiB when idle, and at most half a MiB beside the
 	// buffers that TotalBytes bounds, when nobody takes its replies.
 	Connections int
 	// Negotiations bounds those of them that have not opened an export yet, so
@@ -51,8 +51,8 @@ type Limits struct {
 	// Handshake bounds the time from accept to the end of the negotiation.
 	Handshake time.Duration
 	// Stall bounds the time to take over the replies that are ready, and to
-	// send the payload of a command whose header has arrived. Waiting for the
-	// next command is not bounded.
+	// send the payload of a command whose header has arrived, or 256 KiB of a
+	// long one. Waiting for the next command is not bounded.
 	Stall time.Duration
 	// Options bounds the options of one negotiation.
 	Options int

@@ -20,8 +20,7 @@ const (
 // transmit serves commands until the client or the server ends. It returns nil
 // when everything that was received has been answered.
 func (c *conn) transmit() error {
-	c.in = input{nc: c.nc, buf: make([]byte, inputBytes)}
-	c.in.w = copy(c.in.buf, c.input)
+	c.in.readFrom(c.nc, c.input)
 	c.lendFrom()
 	err := c.readCommands()
 	c.workers.stop()
@@ -70,6 +69,9 @@ func (c *conn) command(r *request) error {
 		c.refuseCommand(r, e, text)
 		return nil
 	}
+	if c.in.long = r.payloadBytes > bufferedPayloadBytes; c.in.long && r.inPieces() {
+		return c.writePieces(r)
+	}
 	if r.cmd == CmdWrite {
 		if err := c.readPayload(r); err != nil {
 			return err
@@ -109,12 +111,26 @@ func (c *conn) nothing(r *request) {
 	c.done(r, OK)
 }
 
+// inPieces reports whether a command is written piece by piece, none of which has
+// to be read for what it leaves of a block.
+func (r *request) inPieces() bool {
+	return r.cmd == CmdWrite && !r.fua() && r.payloadBytes > pieceBytes && r.offBytes%block.Size == 0
+}
+
 // writeNow runs a WRITE that has not to be durable.
 func (c *conn) writeNow(r *request) {
 	err := c.dev.WriteAt(c.ctx, r.payload, r.offBytes, false)
 	r.release()
+	c.wrote(r, err)
+}
+
+// wrote answers a WRITE that has not to be durable.
+func (c *conn) wrote(r *request, err error) {
 	if e, ok := c.result(r, err); ok {
 		c.unsettled = true
+		if r.lengthBytes >= heldPayloadBytes {
+			c.held += int(r.lengthBytes)
+		}
 		c.appendReply(r, e, textOf(err))
 	}
 }
