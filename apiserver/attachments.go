@@ -29,7 +29,8 @@ func (s *Server) Attach(ctx context.Context, r *connect.Request[slackerv1.Attach
 	})
 	out := s.attachment(a)
 	if err == nil && out.GetBase() != nil {
-		out.Base.Trace = s.store.Trace(out.GetBase().GetId())
+		out.Base.Trace = s.store.Trace(out.GetBase().GetId(), volume.TraceOfBlocks)
+		out.Base.Files = s.store.Trace(out.GetBase().GetId(), volume.TraceOfFiles)
 	}
 	return respond(out, err)
 }

@@ -11,6 +11,7 @@ import (
 	slackerv1 "github.com/slackerd/slacker/api/slacker/v1"
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/boottrace"
+	"github.com/slackerd/slacker/volume"
 )
 
 const (
@@ -82,15 +83,22 @@ func checkBase(what, attachmentID, baseID string) error {
 	return checkText(what+": base", baseID)
 }
 
-// PutTrace keeps what a start of an attachment has read of its base.
+// PutTrace keeps what a start of an attachment has read and opened of its base.
 func (s *Server) PutTrace(ctx context.Context, r *connect.Request[slackerv1.PutTraceRequest]) (*connect.Response[slackerv1.PutTraceResponse], error) {
 	m := r.Msg
 	err := checkBase("put trace", m.GetAttachmentId(), m.GetBaseId())
-	if err == nil {
+	blocks, files := len(m.GetTrace()) > 0, len(m.GetFiles()) > 0
+	if err == nil && (blocks || !files) {
 		_, err = boottrace.Decode(m.GetTrace())
 	}
-	if err == nil {
-		err = s.store.PutTrace(ctx, m.GetAttachmentId(), m.GetBaseId(), m.GetTrace())
+	if err == nil && files {
+		_, err = boottrace.DecodeFiles(m.GetFiles())
+	}
+	if err == nil && blocks {
+		err = s.store.PutTrace(ctx, m.GetAttachmentId(), m.GetBaseId(), volume.TraceOfBlocks, m.GetTrace())
+	}
+	if err == nil && files {
+		err = s.store.PutTrace(ctx, m.GetAttachmentId(), m.GetBaseId(), volume.TraceOfFiles, m.GetFiles())
 	}
 	return respond(&slackerv1.PutTraceResponse{}, err)
 }

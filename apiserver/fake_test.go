@@ -146,8 +146,10 @@ func (f *fakeStore) ReadBase(_ context.Context, _, _ string, _ []uint64, p []byt
 	}
 	return nil
 }
-func (f *fakeStore) Trace(string) []byte                                    { return nil }
-func (f *fakeStore) PutTrace(context.Context, string, string, []byte) error { return nil }
+func (f *fakeStore) Trace(string, volume.TraceKind) []byte { return nil }
+func (f *fakeStore) PutTrace(context.Context, string, string, volume.TraceKind, []byte) error {
+	return nil
+}
 
 func (f *fakeStore) Dirty(_ context.Context, id, base string, off uint64) ([]volume.Changed, error) {
 	return f.dirty, f.called(fmt.Sprintf("dirty %s %s %d", id, base, off))

@@ -176,7 +176,7 @@ func (p *permits) filter(id access.Identity, answer any) {
 	switch m := answer.(type) {
 	case *slackerv1.Attachment:
 		if m.GetBase() != nil && hidden(m.GetBase().GetTarget()) {
-			m.Base.Target, m.Base.Trace = "", nil
+			m.Base.Target, m.Base.Trace, m.Base.Files = "", nil, nil
 		}
 	case *slackerv1.ListVolumesResponse:
 		m.Volumes = slices.DeleteFunc(m.Volumes, func(v *slackerv1.Volume) bool { return hidden(v.GetName()) })

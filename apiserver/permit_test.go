@@ -128,9 +128,9 @@ func TestBaseNeedsLeaveToReadIt(t *testing.T) {
 	}
 	p := permitsOf(t, "uid=1 read base", "uid=2 read v")
 	for uid, ok := range map[uint32]bool{1: true, 2: false} {
-		a := &slackerv1.Attachment{Base: &slackerv1.Base{Id: "i", Target: "base@s", Trace: []byte{1}}}
+		a := &slackerv1.Attachment{Base: &slackerv1.Base{Id: "i", Target: "base@s", Trace: []byte{1}, Files: []byte{1}}}
 		p.filter(access.OfUser(uid, uid), a)
-		if (a.GetBase().GetTrace() != nil) != ok || a.GetBase().GetId() == "" {
+		if (a.GetBase().GetTrace() != nil) != ok || (a.GetBase().GetFiles() != nil) != ok || a.GetBase().GetId() == "" {
 			t.Errorf("user %d sees %v", uid, a.GetBase())
 		}
 	}

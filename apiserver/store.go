@@ -44,8 +44,8 @@ type Store interface {
 	// BaseTarget names the base of an attachment, if it has that identity.
 	BaseTarget(attachmentID, baseID string) (target string, err error)
 	ReadBase(ctx context.Context, attachmentID, baseID string, runs []uint64, p []byte) error
-	Trace(baseID string) []byte
-	PutTrace(ctx context.Context, attachmentID, baseID string, trace []byte) error
+	Trace(baseID string, kind volume.TraceKind) []byte
+	PutTrace(ctx context.Context, attachmentID, baseID string, kind volume.TraceKind, trace []byte) error
 
 	Status(ctx context.Context) (volume.Status, error)
 }

@@ -83,7 +83,7 @@ var mayImport = map[string][]string{
 	"worker":                          {"block", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient", "fusefile", "certs", "blockcache", "boottrace", "latency", "lazy"},
 	"naming":                          {},
 	"image":                           {"block", "naming", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient"},
-	"snapshotter":                     {"block", "naming", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "nbdclient", "worker"},
+	"snapshotter":                     {"block", "naming", "api", "api/slacker/v1", "api/slacker/v1/slackerv1connect", "boottrace", "nbdclient", "worker"},
 	"stack":                           {},
 	"stack/stacktest":                 {},
 	"archtest":                        {},

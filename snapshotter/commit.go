@@ -49,6 +49,11 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, opts []snaps
 	defer s.flight.done(active.Volume)
 	at := now()
 	r := &record{Kind: snapshots.KindCommitted, Parent: active.Parent, Labels: labels, Created: at, Updated: at}
+	free, err := s.locks.lock(ctx, volumeLock(active.Volume)) // nobody has files of it open
+	if err != nil {
+		return err
+	}
+	defer free()
 	idle, err := s.devices.settled(ctx, active.Volume, func() (err error) {
 		r.Place, r.Pin, r.UsageBytes, err = s.publish(ctx, active.Volume, s.chainOf(name, key, active.Labels, labels), own)
 		return err

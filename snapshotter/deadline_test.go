@@ -27,7 +27,7 @@ func (silence) Do(r *http.Request) (*http.Response, error) {
 }
 
 // stuck are devices on which nothing ends, whatever is asked.
-type stuck struct{}
+type stuck struct{ noDevices }
 
 func hang(ctx context.Context) error {
 	<-ctx.Done()
@@ -40,7 +40,6 @@ func (stuck) settled(ctx context.Context, _ string, _ func() error) (bool, error
 }
 func (stuck) down(ctx context.Context, _ string) error { return hang(ctx) }
 func (stuck) inodes(string) (int64, bool, error)       { return 0, false, nil }
-func (stuck) thaw(string)                              {}
 
 // TestEveryCallHasADeadline: with a server that never answers, and devices that
 // hang, each of containerd's calls ends in time and says that the server is

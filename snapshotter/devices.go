@@ -48,6 +48,11 @@ type devices interface {
 	down(ctx context.Context, volume string) error
 	// inodes counts those in use on a volume that is mounted.
 	inodes(volume string) (used int64, mounted bool, err error)
+	// takeFiles returns once what the server has told of files of a place that are
+	// opened, when a volume was attached as a clone of it, if this process did that;
+	// tellFiles tells it. Of a stepping stone nothing was told.
+	takeFiles(volume, place string) []byte
+	tellFiles(ctx context.Context, volume, place string, files []byte) error
 	// thaw ends what a killed process has left frozen.
 	thaw(volume string)
 }
@@ -59,8 +64,9 @@ type workerDevices struct {
 	driver  string
 	options []string // of writable mounts
 
-	mu      sync.Mutex
-	pending map[string]string // volumes that the kernel is at work on since a request gave up, and with what
+	mu       sync.Mutex
+	pending  map[string]string           // volumes that the kernel is at work on since a request gave up, and with what
+	attached map[string]*worker.Attached // volumes that this process has attached
 }
 
 func (d *workerDevices) mountDir(volume string) string {
@@ -113,6 +119,9 @@ func (d *workerDevices) up(ctx context.Context, volume string, readOnly bool) (s
 	if err != nil {
 		return "", err
 	}
+	d.mu.Lock()
+	d.attached[volume] = attached
+	d.mu.Unlock()
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", block.Errorf(block.KindOfFile(err), "make a mount directory: %w", err)
 	}
@@ -281,6 +290,25 @@ func (d *workerDevices) inodes(volume string) (int64, bool, error) {
 	return int64(st.Files - st.Ffree), true, nil //nolint:gosec // ext4 has at most 2^32
 }
 
+func (d *workerDevices) takeFiles(volume, place string) (files []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if a := d.attached[volume]; a != nil && a.Base == place {
+		files, a.Files = a.Files, nil
+	}
+	return files
+}
+
+func (d *workerDevices) tellFiles(ctx context.Context, volume, place string, files []byte) error {
+	d.mu.Lock()
+	a := d.attached[volume]
+	d.mu.Unlock()
+	if a == nil || a.Base != place {
+		return block.Errorf(block.NotFound, "%s was not attached by this process as a clone of %s", volume, place)
+	}
+	return d.worker.TellFiles(ctx, a, files)
+}
+
 func (d *workerDevices) thaw(volume string) {
 	f, err := os.Open(d.mountDir(volume))
 	if err != nil {
@@ -314,6 +342,9 @@ func (d *workerDevices) down(ctx context.Context, volume string) error {
 	if _, err := d.worker.Detach(ctx, volume, false); err != nil && !block.Is(err, block.NotFound) {
 		return err
 	}
+	d.mu.Lock()
+	delete(d.attached, volume)
+	d.mu.Unlock()
 	return removeMountDir(dir)
 }
 

@@ -23,6 +23,10 @@ func (noDevices) settled(_ context.Context, _ string, fn func() error) (bool, er
 func (noDevices) down(context.Context, string) error { return nil }
 func (noDevices) inodes(string) (int64, bool, error) { return 0, true, nil }
 func (noDevices) thaw(string)                        {}
+func (noDevices) takeFiles(string, string) []byte    { return nil }
+func (noDevices) tellFiles(context.Context, string, string, []byte) error {
+	return nil
+}
 
 // openWithout opens a snapshotter without devices. It is closed at the end.
 func (f *testServer) openWithout(t *testing.T, change func(*Options)) *Snapshotter {

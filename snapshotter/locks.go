@@ -45,6 +45,18 @@ func (l *locks) lock(ctx context.Context, name string) (unlock func(), err error
 	}
 }
 
+// volumeLock is the lock of who works on a volume beside the requests for its key:
+// takes it down, or reads ahead on it.
+func volumeLock(volume string) string { return "volume " + volume }
+
+// awaited reports whether somebody waits for a lock that is held.
+func (l *locks) awaited(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.held[name]
+	return k != nil && k.users > 1
+}
+
 func (l *locks) leave(name string, k *lock) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -6,40 +6,43 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/block"
+	"github.com/slackerd/slacker/boottrace"
 )
 
 const (
-	maxOpened      = 1024     // files that are noted of a place
-	maxLookedAt    = 64 << 20 // bytes of a file; one that is larger is left alone
-	maxAheadBytes  = 128 << 20
-	gapBytes       = 64 << 10 // which is read with what is around it
+	maxLookedAt    = 64 << 20                       // bytes of a file; one that is larger is left alone
+	gapPages       = 64 << 10 / boottrace.PageBytes // which are read with what is around them
 	eventsBytes    = 64 << 10
+	pidBytes       = 20            // into an event
 	fidHeaderBytes = 4 + 8 + 4 + 4 // header, file system, and of the handle its size and type
 )
 
-// opened is a file that a container has opened, and what of it was in memory then.
-type opened struct {
-	path  string // below the root of its file system
-	parts []part
-}
-
-type part struct{ offBytes, lengthBytes int64 }
-
-// opens are the files that are opened on a mounted file system. A nil one is of none.
+// opens are the files that others than this process open on a mounted file system.
+// A nil one is of none.
 type opens struct {
-	dir    string
-	events int // of fanotify
+	dir   string
+	since time.Time // by the clock of file systems
+
+	mu     sync.Mutex
+	events int // of fanotify; -1 when closed
 	seen   map[string]bool
 	files  []unix.FileHandle // in the order of their first opening
 }
 
 // watchOpens watches the file system at dir. It does not keep it mounted.
 func watchOpens(dir string) (*opens, error) {
+	var since unix.Timespec
+	err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &since)
+	if err != nil {
+		return nil, block.Errorf(block.Unsupported, "tell the time: %w", err)
+	}
 	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_REPORT_FID|unix.FAN_CLOEXEC|unix.FAN_NONBLOCK, unix.O_RDONLY)
 	if err == nil {
 		if err = unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, unix.FAN_OPEN, unix.AT_FDCWD, dir); err != nil {
@@ -49,40 +52,53 @@ func watchOpens(dir string) (*opens, error) {
 	if err != nil {
 		return nil, block.Errorf(block.Unsupported, "watch what is opened at %s: %w", dir, err)
 	}
-	return &opens{dir: dir, events: fd, seen: map[string]bool{}}, nil
+	return &opens{dir: dir, since: time.Unix(since.Unix()), events: fd, seen: map[string]bool{}}, nil
 }
 
+// close ends the watch. It may be called again.
 func (o *opens) close() {
-	if o != nil {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.events >= 0 {
 		_ = unix.Close(o.events) // there is nothing to lose
 	}
+	o.events = -1
 }
 
 // take returns the files that were opened so far. It does not touch them.
 func (o *opens) take() []unix.FileHandle {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	buf := make([]byte, eventsBytes)
-	for {
+	for o.events >= 0 {
 		n, err := unix.Read(o.events, buf)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || n <= 0 { // EAGAIN: that was all
-			return o.files
+			break
 		}
 		for b := buf[:n]; len(b) >= unix.FAN_EVENT_METADATA_LEN; {
 			length, head := int(binary.NativeEndian.Uint32(b)), int(binary.NativeEndian.Uint16(b[6:]))
 			if length < head || length > len(b) {
 				return o.files
 			}
-			o.note(b[head:length])
+			// What is read ahead here would count as opened for ever.
+			if int(binary.NativeEndian.Uint32(b[pidBytes:])) != os.Getpid() {
+				o.note(b[head:length])
+			}
 			b = b[length:]
 		}
 	}
+	return o.files
 }
 
 // note notes the file of an event.
 func (o *opens) note(info []byte) {
-	if len(info) < fidHeaderBytes || info[0] != unix.FAN_EVENT_INFO_TYPE_FID || len(o.files) >= maxOpened {
+	if len(info) < fidHeaderBytes || info[0] != unix.FAN_EVENT_INFO_TYPE_FID || len(o.files) >= boottrace.MaxFiles {
 		return
 	}
 	size, kind := int(binary.NativeEndian.Uint32(info[12:])), int32(binary.NativeEndian.Uint32(info[16:])) //nolint:gosec // as the kernel has it
@@ -94,22 +110,22 @@ func (o *opens) note(info []byte) {
 	o.files = append(o.files, unix.NewFileHandle(kind, handle[:size]))
 }
 
-// lookAt returns what files of the file system at dir are, as far as they are still
-// there, and what of them is in memory. Of a dir that is not mounted any more it
-// returns nothing.
-func lookAt(dir string, handles []unix.FileHandle) (files []opened) {
-	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// look returns what was opened so far, as far as it is still there and nobody has
+// changed it since the watch began, and what of it is in memory: what a container
+// makes is its own. When dir is not mounted any more it returns nothing.
+func (o *opens) look() (files []boottrace.File) {
+	root, err := unix.Open(o.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
 	defer func() { _ = unix.Close(root) }() // read only
-	for _, h := range handles {
+	for _, h := range o.take() {
 		// What is no regular file is not opened: that may have effects.
 		at, err := unix.OpenByHandleAt(root, h, unix.O_PATH|unix.O_CLOEXEC)
 		if err != nil {
 			continue
 		}
-		if f, ok := lookAtFile(dir, at); ok {
+		if f, ok := o.lookAt(at); ok {
 			files = append(files, f)
 		}
 		_ = unix.Close(at) // a reference
@@ -117,77 +133,62 @@ func lookAt(dir string, handles []unix.FileHandle) (files []opened) {
 	return files
 }
 
-func lookAtFile(dir string, at int) (f opened, ok bool) {
-	var st unix.Stat_t
-	if unix.Fstat(at, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 || st.Size > maxLookedAt {
+func (o *opens) lookAt(at int) (f boottrace.File, ok bool) {
+	sizeBytes, changed := regular(at)
+	if sizeBytes == 0 || sizeBytes > maxLookedAt || !changed.Before(o.since) {
 		return f, false
 	}
 	name, err := os.Readlink(procFD(at))
 	if err != nil {
 		return f, false
 	}
-	if f.path, ok = strings.CutPrefix(name, dir+"/"); !ok {
+	if f.Path, ok = strings.CutPrefix(name, o.dir+"/"); !ok {
 		return f, false
 	}
-	f.parts = inMemory(at, st.Size)
-	return f, len(f.parts) > 0
+	fd, err := unix.Open(procFD(at), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOATIME, 0) // to map it is to access it
+	if err != nil {
+		return f, false
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	f.Runs = inMemory(fd, sizeBytes)
+	return f, len(f.Runs) > 0
+}
+
+// regular returns the size of a regular file, and when it was last changed; 0 of
+// what is none.
+func regular(at int) (sizeBytes int64, changed time.Time) {
+	var st unix.Stat_t
+	if unix.Fstat(at, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0, changed
+	}
+	return st.Size, time.Unix(st.Ctim.Unix())
 }
 
 // inMemory returns the parts of a file that are in the page cache.
-func inMemory(at int, sizeBytes int64) (parts []part) {
-	fd, err := unix.Open(procFD(at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = unix.Close(fd) }() // read only
+func inMemory(fd int, sizeBytes int64) (runs []boottrace.Run) {
 	mem, err := unix.Mmap(fd, 0, int(sizeBytes), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return nil
 	}
 	defer func() { _ = unix.Munmap(mem) }()
-	page := int64(os.Getpagesize())
-	pages := make([]byte, (sizeBytes+page-1)/page)
+	page := os.Getpagesize()
+	pages := make([]byte, (len(mem)+page-1)/page)
 	if _, _, e := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&mem[0])), uintptr(len(mem)), uintptr(unsafe.Pointer(&pages[0]))); e != 0 {
 		return nil
 	}
+	each := uint64(page / boottrace.PageBytes)
 	for i, p := range pages {
 		if p&1 == 0 {
 			continue
 		}
-		off := int64(i) * page
-		if n := len(parts); n > 0 && off-parts[n-1].offBytes-parts[n-1].lengthBytes <= gapBytes {
-			parts[n-1].lengthBytes = off + page - parts[n-1].offBytes
+		first := uint64(i) * each
+		if n := len(runs); n > 0 && (first-runs[n-1].First-runs[n-1].Count <= gapPages || n == boottrace.MaxFileRuns) {
+			runs[n-1].Count = first + each - runs[n-1].First
 			continue
 		}
-		parts = append(parts, part{off, page})
+		runs = append(runs, boottrace.Run{First: first, Count: each})
 	}
-	return parts
+	return runs
 }
 
 func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
-
-// readAhead reads files of the file system at dir into memory, until wanted says no
-// or it is enough.
-func readAhead(dir string, files []opened, wanted func() bool) {
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	defer func() { _ = unix.Close(root) }() // a reference
-	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	left := int64(maxAheadBytes)
-	for _, f := range files {
-		if left <= 0 || !wanted() {
-			return
-		}
-		fd, err := unix.Openat2(root, f.path, &how)
-		if err != nil {
-			continue
-		}
-		for _, p := range f.parts {
-			_ = unix.Fadvise(fd, p.offBytes, p.lengthBytes, unix.FADV_WILLNEED) // a favour
-			left -= p.lengthBytes
-		}
-		_ = unix.Close(fd) // read only
-	}
-}

@@ -23,6 +23,8 @@ const beatBytes = block.Size
 // reaper clears garbage in the background, and lets the server hear of the store.
 type reaper struct {
 	*volumes
+	// part is called before a volume is taken down.
+	part   func(ctx context.Context, volume string) error
 	cancel context.CancelFunc
 	ended  chan struct{}
 	last   string // beat
@@ -102,7 +104,10 @@ func (s *reaper) clear(ctx context.Context, at time.Time) error {
 func (s *reaper) clearOne(ctx context.Context, volume string) error {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	unlock, err := s.locks.lock(ctx, "volume "+volume)
+	if err := s.part(ctx, volume); err != nil {
+		return err
+	}
+	unlock, err := s.locks.lock(ctx, volumeLock(volume))
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/naming"
+	"github.com/slackerd/slacker/worker"
 )
 
 // Snapshotter is containerd's interface over a slackerd server. Its methods may
@@ -47,7 +48,7 @@ func New(o Options) (*Snapshotter, error) {
 	if err != nil || !plainPath.MatchString(root) {
 		return nil, block.Errorf(block.Invalid, "root %s leads to %q, want a plain path: %w", o.Root, root, err)
 	}
-	d := &workerDevices{worker: o.Worker, dir: filepath.Join(root, "mnt"), driver: o.Driver, options: o.MountOptions, pending: map[string]string{}}
+	d := &workerDevices{worker: o.Worker, dir: filepath.Join(root, "mnt"), driver: o.Driver, options: o.MountOptions, pending: map[string]string{}, attached: map[string]*worker.Attached{}}
 	return openWith(o, d)
 }
 
@@ -64,7 +65,8 @@ func openWith(o Options, d devices) (*Snapshotter, error) {
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Snapshotter{volumes: v, base: base{volumes: v}, spares: spares{volumes: v, wanted: make(chan want, 1), ended: make(chan struct{})}, reaper: reaper{volumes: v, cancel: cancel, ended: make(chan struct{})}}
+	s := &Snapshotter{volumes: v, base: base{volumes: v}, spares: spares{volumes: v, habits: &habits{}, wanted: make(chan want, 1), learned: make(chan string, 1), ended: make(chan struct{})}, reaper: reaper{volumes: v, cancel: cancel, ended: make(chan struct{})}}
+	s.reaper.part = func(ctx context.Context, volume string) error { return s.spares.look(ctx, volume, true) }
 	go s.reaper.reap(ctx)
 	go s.spares.stock(ctx)
 	return s, nil

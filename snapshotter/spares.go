@@ -2,18 +2,15 @@ package snapshotter
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/slackerd/slacker/boottrace"
 )
 
-const (
-	// spareLife is how long a spare waits.
-	spareLife = time.Minute
-	// maxHabits is of how many places it is known what their containers open.
-	maxHabits = 16
-)
+// spareLife is how long a spare waits.
+const spareLife = time.Minute
 
 var (
 	// spareAfterPull is how long after a chain was found at the server a spare for
@@ -26,13 +23,15 @@ var (
 
 // spares makes working volumes ahead of the containers that will want them: the
 // place that was wanted last, after a delay in which another may take its turn.
-// What the last containers of the place have opened is read into memory there: a
+// What the last containers of the place have opened, here or on another worker, is read
+// into memory there, and for a container that found no spare while it is created: a
 // device of its own has a page cache of its own.
 type spares struct {
 	*volumes
-	wanted chan want
-	ended  chan struct{}
-	habits []habit // of stock alone; the one used last comes last
+	habits  *habits
+	wanted  chan want
+	learned chan string // place of which more is known
+	ended   chan struct{}
 }
 
 // want is a place of which there should be a spare.
@@ -40,13 +39,7 @@ type want struct {
 	place  string
 	after  []time.Duration // when it is looked after, each after the one before
 	volume string          // of the container that starts
-	opens  *opens          // by that container, or nil
-}
-
-// habit is what containers of a place open when they start.
-type habit struct {
-	place string
-	files []opened
+	dir    string          // where that is mounted
 }
 
 func (s *spares) want(w want) {
@@ -57,8 +50,7 @@ func (s *spares) want(w want) {
 		default:
 		}
 		select {
-		case older := <-s.wanted:
-			older.opens.close()
+		case <-s.wanted:
 		default:
 		}
 	}
@@ -70,26 +62,46 @@ func (s *spares) used(place, volume, dir string) {
 	if s.o.Spares == 0 {
 		return
 	}
+	s.hear(place, volume)
 	o, err := watchOpens(dir)
 	if err != nil {
-		s.log.Debug("nothing will be read ahead", zap.Error(err))
+		s.log.Debug("it will not be known what to read ahead", zap.Error(err))
+	} else {
+		s.habits.watch(watched{place, volume, o})
 	}
-	s.want(want{place, spareAfterUse, volume, o})
+	s.want(want{place, spareAfterUse, volume, dir})
+}
+
+// hear takes over what the server has told of a place when a volume was attached.
+func (s *spares) hear(place, volume string) {
+	told := s.devices.takeFiles(volume, place)
+	if len(told) == 0 {
+		return
+	}
+	files, err := boottrace.DecodeFiles(told)
+	if err != nil {
+		s.log.Warn("what the server tells of files is not read ahead", zap.String("place", place), zap.Error(err))
+		return
+	}
+	s.habits.hear(place, files)
 }
 
 // stock makes the spares that are wanted, until ctx ends.
 func (s *spares) stock(ctx context.Context) {
 	defer close(s.ended)
+	defer s.habits.unwatch("")
 	var next want
-	defer func() { next.opens.close() }()
 	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case w := <-s.wanted:
-			next.opens.close()
-			next = w
+		case next = <-s.wanted:
+			s.start(ctx, next)
+		case place := <-s.learned:
+			if place == next.place && len(next.after) == len(spareAfterUse) {
+				s.start(ctx, next)
+			}
 		case <-due:
 			next.after = next.after[1:]
 			if err := s.tend(ctx, &next); err != nil && ctx.Err() == nil {
@@ -98,10 +110,17 @@ func (s *spares) stock(ctx context.Context) {
 		}
 		if due = nil; len(next.after) > 0 {
 			due = time.After(next.after[0])
-			continue
 		}
-		next.opens.close()
-		next.opens = nil
+	}
+}
+
+// start reads ahead for a container that starts.
+func (s *spares) start(ctx context.Context, w want) {
+	if w.volume == "" {
+		return
+	}
+	if err := s.ahead(ctx, w.place, w.volume, w.dir); err != nil {
+		s.log.Debug("not read ahead", zap.String("volume", w.volume), zap.Error(err))
 	}
 }
 
@@ -110,13 +129,8 @@ func (s *spares) stock(ctx context.Context) {
 func (s *spares) tend(ctx context.Context, w *want) error {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	if w.opens != nil {
-		var files []opened
-		dir, handles := w.opens.dir, w.opens.take()
-		if err := s.touch(ctx, w.volume, func() { files = lookAt(dir, handles) }); err != nil {
-			return err
-		}
-		s.learn(w.place, files)
+	if err := s.look(ctx, w.volume, len(w.after) == 0); err != nil {
+		return err
 	}
 	all, spare := s.stones.find(w.place)
 	if spare == nil {
@@ -127,22 +141,59 @@ func (s *spares) tend(ctx context.Context, w *want) error {
 		if spare, err = s.make(ctx, w.place); err != nil {
 			return err
 		}
+		s.hear(w.place, spare.volume)
 	}
-	i := slices.IndexFunc(s.habits, func(h habit) bool { return h.place == w.place })
-	if i < 0 || spare.dir == "" {
+	if spare.dir == "" { // a stepping stone
 		return nil
 	}
-	files := s.habits[i].files
-	return s.touch(ctx, spare.volume, func() {
-		readAhead(spare.dir, files, func() bool { return s.stones.has(spare.volume) })
-	})
+	return s.ahead(ctx, w.place, spare.volume, spare.dir)
+}
+
+// ahead reads into memory what is known to be opened of a place, on a volume of it that
+// is mounted at dir, until somebody waits for the volume.
+func (s *spares) ahead(ctx context.Context, place, volume, dir string) error {
+	files := s.habits.of(place)
+	if len(files) == 0 {
+		return nil
+	}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	return s.touch(ctx, volume, func() { readAhead(dir, files, s.wantedOn(volume)) })
+}
+
+// wantedOn reports whether nobody waits for a volume, to commit it or to take it down.
+func (s *spares) wantedOn(volume string) func() bool {
+	return func() bool { return !s.locks.awaited(volumeLock(volume)) }
+}
+
+// look learns what the container on a volume has opened, if it is watched, and tells
+// the server when this was the last look.
+func (s *spares) look(ctx context.Context, volume string, last bool) error {
+	w, ok := s.habits.watchedOn(volume)
+	if !ok {
+		return nil
+	}
+	if err := s.touch(ctx, volume, func() { s.habits.learn(w.place, w.opens.look()) }); err != nil || !last {
+		return err
+	}
+	s.habits.unwatch(volume)
+	select {
+	case s.learned <- w.place: // the next container may have begun
+	default:
+	}
+	if news := s.habits.news(w.place); len(news) > 0 {
+		if err := s.devices.tellFiles(ctx, volume, w.place, boottrace.EncodeFiles(news)); err != nil {
+			s.log.Info("the server does not keep what containers open", zap.String("place", w.place), zap.Error(err))
+		}
+	}
+	return nil
 }
 
 // touch calls fn, which opens files of a volume and may hang in the kernel while the
 // server is away, and waits for it no longer than ctx says. Nobody takes the volume
 // down until fn has ended.
 func (s *spares) touch(ctx context.Context, volume string, fn func()) error {
-	unlock, err := s.locks.lock(ctx, "volume "+volume)
+	unlock, err := s.locks.lock(ctx, volumeLock(volume))
 	if err != nil {
 		return err
 	}
@@ -158,28 +209,6 @@ func (s *spares) touch(ctx context.Context, volume string, fn func()) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// learn adds what a container has opened to the habits of its place; what was
-// opened last comes first.
-func (s *spares) learn(place string, files []opened) {
-	h := habit{place: place}
-	if i := slices.IndexFunc(s.habits, func(h habit) bool { return h.place == place }); i >= 0 {
-		h = s.habits[i]
-		s.habits = slices.Delete(s.habits, i, i+1)
-	}
-	now := map[string]bool{}
-	for _, f := range files {
-		now[f.path] = true
-	}
-	for _, f := range h.files {
-		if !now[f.path] && len(files) < maxOpened {
-			files = append(files, f)
-		}
-	}
-	h.files = files
-	s.habits = append(s.habits, h)
-	s.habits = s.habits[max(0, len(s.habits)-maxHabits):]
 }
 
 // make makes a volume that is mounted and waits.

@@ -197,21 +197,25 @@ func TestTraces(t *testing.T) {
 		must[Info](t)(s.Clone(ctx, "v", name, name))
 		a := attach(t, s, name, false)
 		ids[name] = a.Base.ID
-		if s.Trace(a.Base.ID) != nil {
-			t.Errorf("%s has a trace", name)
+		for _, kind := range traceKinds {
+			if s.Trace(a.Base.ID, kind) != nil {
+				t.Errorf("%s has a trace", name)
+			}
+			mustDo(t, s.PutTrace(ctx, a.ID, a.Base.ID, kind, []byte("old")))
+			mustDo(t, s.PutTrace(ctx, a.ID, a.Base.ID, kind, []byte(name+string(kind))))
+			wantKind(t, s.PutTrace(ctx, a.ID, "other", kind, []byte(name)), block.NotFound)
+			wantKind(t, s.PutTrace(ctx, "none", a.Base.ID, kind, []byte(name)), block.NotFound)
+			wantKind(t, s.PutTrace(ctx, a.ID, a.Base.ID, kind, make([]byte, maxTraceBytes+1)), block.Invalid)
 		}
-		mustDo(t, s.PutTrace(ctx, a.ID, a.Base.ID, []byte("old")))
-		mustDo(t, s.PutTrace(ctx, a.ID, a.Base.ID, []byte(name)))
-		wantKind(t, s.PutTrace(ctx, a.ID, "other", []byte(name)), block.NotFound)
-		wantKind(t, s.PutTrace(ctx, "none", a.Base.ID, []byte(name)), block.NotFound)
-		wantKind(t, s.PutTrace(ctx, a.ID, a.Base.ID, make([]byte, maxTraceBytes+1)), block.Invalid)
 		mustDo(t, s.Detach(ctx, a.ID))
 	}
 	mustDo(t, s.Close())
 	s = mustOpen(t, testOptions(t, fs))
 	mustDo(t, s.DeleteSnapshot(ctx, "v", "a"))
-	if s.Trace(ids["a"]) != nil || string(s.Trace(ids["b"])) != "b" {
-		t.Errorf("traces are %q and %q", s.Trace(ids["a"]), s.Trace(ids["b"]))
+	for _, kind := range traceKinds {
+		if a, b := s.Trace(ids["a"], kind), s.Trace(ids["b"], kind); a != nil || string(b) != "b"+string(kind) {
+			t.Errorf("traces are %q and %q", a, b)
+		}
 	}
 	must[[]string](t)(s.Delete(ctx, "v", true))
 	if names := must[[]string](t)(fs.List(fs.PathJoin("store", tracesName))); len(names) != 0 {

@@ -10,24 +10,34 @@ import (
 	"go.uber.org/zap"
 )
 
-// Boot traces (package boottrace) are files beside the store's data, one for each
-// snapshot that has one, named by its base: TRACES/ID.trace. They are hints: not
-// synced, not needed, not in the catalog.
+// Boot traces (package boottrace) are files beside the store's data, one of each kind
+// for each snapshot that has one, named by its base: TRACES/ID.trace and TRACES/ID.files.
+// They are hints: not synced, not needed, not in the catalog.
 const (
-	tracesName  = "traces"
-	traceSuffix = ".trace"
+	tracesName = "traces"
 	// maxTraceBytes bounds what is read back.
 	maxTraceBytes = 64 << 10
 )
 
-func (s *Store) tracePath(id string) string {
-	return s.o.FS.PathJoin(s.o.Dir, tracesName, id+traceSuffix)
+// TraceKind is what a boot trace is of.
+type TraceKind string
+
+// The kinds of boot traces; their files' names end like this.
+const (
+	TraceOfBlocks TraceKind = ".trace"
+	TraceOfFiles  TraceKind = ".files"
+)
+
+var traceKinds = []TraceKind{TraceOfBlocks, TraceOfFiles}
+
+func (s *Store) tracePath(id string, kind TraceKind) string {
+	return s.o.FS.PathJoin(s.o.Dir, tracesName, id+string(kind))
 }
 
 // Trace returns the boot trace of a base, as an Attach named it; nil when there is
 // none.
-func (s *Store) Trace(id string) []byte {
-	f, err := s.o.FS.Open(s.tracePath(id))
+func (s *Store) Trace(id string, kind TraceKind) []byte {
+	f, err := s.o.FS.Open(s.tracePath(id, kind))
 	if err != nil {
 		return nil
 	}
@@ -39,9 +49,9 @@ func (s *Store) Trace(id string) []byte {
 	return b
 }
 
-// PutTrace keeps the boot trace of the base of an attachment, instead of the one
-// that it has. Traces of snapshots that are gone are removed.
-func (s *Store) PutTrace(_ context.Context, attachmentID, baseID string, trace []byte) error {
+// PutTrace keeps the boot trace of the base of an attachment, instead of the one of
+// the kind that it has. Traces of snapshots that are gone are removed.
+func (s *Store) PutTrace(_ context.Context, attachmentID, baseID string, kind TraceKind, trace []byte) error {
 	if len(trace) > maxTraceBytes {
 		return block.Errorf(block.Invalid, "boot trace of %d bytes: want at most %d", len(trace), maxTraceBytes)
 	}
@@ -53,7 +63,7 @@ func (s *Store) PutTrace(_ context.Context, attachmentID, baseID string, trace [
 	dir := s.o.FS.PathJoin(s.o.Dir, tracesName)
 	err := s.o.FS.MkdirAll(dir, 0o700)
 	if err == nil {
-		err = s.writeTrace(baseID, trace)
+		err = s.writeTrace(s.tracePath(baseID, kind), trace)
 	}
 	if err != nil {
 		return block.Errorf(block.IO, "keep a boot trace: %w", err)
@@ -62,8 +72,7 @@ func (s *Store) PutTrace(_ context.Context, attachmentID, baseID string, trace [
 	return nil
 }
 
-func (s *Store) writeTrace(id string, trace []byte) error {
-	path := s.tracePath(id)
+func (s *Store) writeTrace(path string, trace []byte) error {
 	f, err := s.o.FS.Create(path+".new", "traces")
 	if err != nil {
 		return err
@@ -88,8 +97,10 @@ func (s *Store) sweepTraces(dir string) {
 		}
 	}
 	for _, name := range names {
-		if id, ours := strings.CutSuffix(name, traceSuffix); ours && !wanted[id] {
-			s.removeTrace(id)
+		for _, kind := range traceKinds {
+			if id, ours := strings.CutSuffix(name, string(kind)); ours && !wanted[id] {
+				s.removeTrace(id, kind)
+			}
 		}
 	}
 }
@@ -97,14 +108,16 @@ func (s *Store) sweepTraces(dir string) {
 // dropTraces removes the traces of snapshots that were deleted.
 func (s *Store) dropTraces(sns ...*snap) {
 	for _, sn := range sns {
-		if id := s.baseID(sn); s.Trace(id) != nil {
-			s.removeTrace(id)
+		for _, kind := range traceKinds {
+			if id := s.baseID(sn); s.Trace(id, kind) != nil {
+				s.removeTrace(id, kind)
+			}
 		}
 	}
 }
 
-func (s *Store) removeTrace(id string) {
-	if err := s.o.FS.Remove(s.tracePath(id)); err != nil {
+func (s *Store) removeTrace(id string, kind TraceKind) {
+	if err := s.o.FS.Remove(s.tracePath(id, kind)); err != nil {
 		s.o.Logger.Warn("a boot trace is not removed", zap.String("base", id), zap.Error(err))
 	}
 }

@@ -45,6 +45,14 @@ type Attached struct {
 	Already bool `json:"already"`
 	// DriverReason says why auto chose the driver.
 	DriverReason string `json:"driver_reason,omitempty"`
+	// Files is what a start of a clone of the same snapshot has opened, as the server
+	// told when this one was attached just now: encoded (package boottrace), and not
+	// looked at. None without Config.Prefetch.
+	Files []byte `json:"-"`
+	// Base is what Files is about: the snapshot below the newest layer at that time.
+	Base string `json:"-"`
+
+	baseID string
 }
 
 // step runs one step of an operation, timed.
@@ -332,7 +340,11 @@ func (w *Worker) describe(s *state) (*Attached, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Attached{Target: s.Target, Device: device, Driver: s.Driver, Mount: s.MountDir, ReadOnly: s.ReadOnly, SizeBytes: s.SizeBytes, AttachmentID: s.AttachmentID}, nil
+	a := &Attached{Target: s.Target, Device: device, Driver: s.Driver, Mount: s.MountDir, ReadOnly: s.ReadOnly, SizeBytes: s.SizeBytes, AttachmentID: s.AttachmentID}
+	if s.Base != nil && w.Prefetch {
+		a.Files, a.Base, a.baseID = s.Base.files, s.Base.target, s.Base.ID
+	}
+	return a, nil
 }
 
 // deviceOf returns the device that was made just now, or asks the kernel for it.

@@ -81,6 +81,7 @@ type fakeServer struct {
 	// snapshot is what all volumes started as, if they are of one.
 	snapshot []byte
 	trace    []byte        // of it, under mu
+	files    []byte        // likewise
 	delay    time.Duration // of each read, as over a long link
 }
 
@@ -221,7 +222,7 @@ func (f *fakeServer) Attach(_ context.Context, r *connect.Request[slackerv1.Atta
 		if err := f.read(volume, p); err != nil {
 			return nil, api.ToConnect(err)
 		}
-		f.attachments[id].Base = &slackerv1.Base{Id: "s", SizeBytes: size, Clean: bytes.Equal(p, f.snapshot), Trace: f.trace}
+		f.attachments[id].Base = &slackerv1.Base{Id: "s", SizeBytes: size, Clean: bytes.Equal(p, f.snapshot), Trace: f.trace, Files: f.files}
 	}
 	return connect.NewResponse(f.attachments[id]), nil
 }

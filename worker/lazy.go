@@ -37,6 +37,9 @@ type base struct {
 	Clean     bool   `json:"clean"` // nothing was written since, when it was attached
 	// Trace is what to read ahead, encoded (package boottrace).
 	Trace []byte `json:"trace,omitempty"`
+
+	files  []byte // see [Attached]; not kept
+	target string // likewise
 }
 
 // baseFrom takes over what the server says of the base; one that makes no sense is
@@ -50,7 +53,11 @@ func baseFrom(a *slackerv1.Attachment) *base {
 	if len(trace) > boottrace.MaxBytes {
 		trace = nil
 	}
-	return &base{b.GetId(), b.GetSizeBytes(), b.GetClean(), trace}
+	files := b.GetFiles()
+	if len(files) > boottrace.MaxFilesBytes {
+		files = nil
+	}
+	return &base{b.GetId(), b.GetSizeBytes(), b.GetClean(), trace, files, b.GetTarget()}
 }
 
 // useCache says in the state where blocks are kept.
@@ -169,6 +176,18 @@ func (d *fuseDaemon) tellTrace() {
 	if err != nil {
 		d.log.Info("the server does not keep what this start has read", zap.Error(api.FromConnect(err)))
 	}
+}
+
+// TellFiles tells the server which files of its snapshot a start of what is attached
+// has opened, for those who attach another clone.
+func (w *Worker) TellFiles(ctx context.Context, a *Attached, files []byte) error {
+	if a.baseID == "" {
+		return block.Errorf(block.NotFound, "%s: what it was made of is not known, or nothing is to be told", a.Target)
+	}
+	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
+	defer cancel()
+	_, err := w.API.PutTrace(ctx, connect.NewRequest(&slackerv1.PutTraceRequest{AttachmentId: a.AttachmentID, BaseId: a.baseID, Files: files}))
+	return api.FromConnect(err)
 }
 
 // close ends the session and the cache.

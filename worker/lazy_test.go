@@ -170,7 +170,12 @@ func TestCacheOfKilledAgents(t *testing.T) {
 func (f *fakeServer) PutTrace(_ context.Context, r *connect.Request[slackerv1.PutTraceRequest]) (*connect.Response[slackerv1.PutTraceResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.trace = r.Msg.GetTrace()
+	if len(r.Msg.GetTrace()) > 0 {
+		f.trace = r.Msg.GetTrace()
+	}
+	if len(r.Msg.GetFiles()) > 0 {
+		f.files = r.Msg.GetFiles()
+	}
 	return connect.NewResponse(&slackerv1.PutTraceResponse{}), nil
 }
 
@@ -246,4 +251,43 @@ func TestTraceOfAStart(t *testing.T) {
 	readDevice(t, b.Device, f.snapshot)
 	_, err = second.Detach(t.Context(), "team/v", false)
 	must(t, err)
+}
+
+// TestFilesOfAStart: which files a start has opened is told to who attaches another
+// clone, unless it wants no such hints; what is too long is no hint.
+func TestFilesOfAStart(t *testing.T) {
+	needFuse(t)
+	const size = 4 << 20
+	f := newFakeServer(t, map[string]uint64{"v": size})
+	f.snapshot = make([]byte, size)
+	files := boottrace.EncodeFiles([]boottrace.File{{Path: "bin/sh", Runs: []boottrace.Run{{First: 1, Count: 2}}}})
+	attached := func(change func(*Config)) *Attached {
+		c := testConfig(t, f)
+		change(&c)
+		w := testWorker(t, c)
+		a, err := w.Attach(t.Context(), "v", fuseOptions(""))
+		must(t, err)
+		if len(a.Files) == 0 && c.Prefetch {
+			must(t, w.TellFiles(t.Context(), a, files))
+		} else if err := w.TellFiles(t.Context(), a, files); (err == nil) != c.Prefetch {
+			t.Errorf("to tell without hints: %v", err)
+		}
+		_, err = w.Detach(t.Context(), "v", false)
+		must(t, err)
+		return a
+	}
+	as := func(*Config) {}
+	if a := attached(as); a.Files != nil {
+		t.Errorf("before anybody has told: %q", a.Files)
+	}
+	if a := attached(as); !bytes.Equal(a.Files, files) {
+		t.Errorf("got %q, want %q", a.Files, files)
+	}
+	if a := attached(func(c *Config) { c.Prefetch = false }); a.Files != nil {
+		t.Errorf("without hints: %q", a.Files)
+	}
+	f.files = make([]byte, boottrace.MaxFilesBytes+1)
+	if a := attached(as); a.Files != nil {
+		t.Errorf("%d bytes were taken", len(a.Files))
+	}
 }

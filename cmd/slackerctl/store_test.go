@@ -321,8 +321,10 @@ func (m *memStore) ReadBase(_ context.Context, _, _ string, _ []uint64, p []byte
 	}
 	return nil
 }
-func (m *memStore) Trace(string) []byte                                    { return nil }
-func (m *memStore) PutTrace(context.Context, string, string, []byte) error { return nil }
+func (m *memStore) Trace(string, volume.TraceKind) []byte { return nil }
+func (m *memStore) PutTrace(context.Context, string, string, volume.TraceKind, []byte) error {
+	return nil
+}
 
 func (m *memStore) Dirty(context.Context, string, string, uint64) ([]volume.Changed, error) {
 	return nil, block.Errorf(block.Unsupported, "this store knows no bases")

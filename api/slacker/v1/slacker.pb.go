@@ -1704,7 +1704,9 @@ type Base struct {
 	Target    string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`                         // VOLUME@SNAPSHOT
 	// What a start of a clone has read of the snapshot, in order: see package
 	// boottrace. Empty: nobody has told.
-	Trace         []byte `protobuf:"bytes,5,opt,name=trace,proto3" json:"trace,omitempty"`
+	Trace []byte `protobuf:"bytes,5,opt,name=trace,proto3" json:"trace,omitempty"`
+	// Which of its files a start of a clone has opened, likewise. Empty: nobody has told.
+	Files         []byte `protobuf:"bytes,6,opt,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1770,6 +1772,13 @@ func (x *Base) GetTarget() string {
 func (x *Base) GetTrace() []byte {
 	if x != nil {
 		return x.Trace
+	}
+	return nil
+}
+
+func (x *Base) GetFiles() []byte {
+	if x != nil {
+		return x.Files
 	}
 	return nil
 }
@@ -1879,10 +1888,12 @@ func (x *ReadBaseResponse) GetZstd() []byte {
 }
 
 type PutTraceRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	AttachmentId  string                 `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
-	BaseId        string                 `protobuf:"bytes,2,opt,name=base_id,json=baseId,proto3" json:"base_id,omitempty"`
-	Trace         []byte                 `protobuf:"bytes,3,opt,name=trace,proto3" json:"trace,omitempty"` // instead of the one that there is
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	AttachmentId string                 `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
+	BaseId       string                 `protobuf:"bytes,2,opt,name=base_id,json=baseId,proto3" json:"base_id,omitempty"`
+	// Each instead of what there is; an empty one leaves that. Not both are empty.
+	Trace         []byte `protobuf:"bytes,3,opt,name=trace,proto3" json:"trace,omitempty"`
+	Files         []byte `protobuf:"bytes,4,opt,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1934,6 +1945,13 @@ func (x *PutTraceRequest) GetBaseId() string {
 func (x *PutTraceRequest) GetTrace() []byte {
 	if x != nil {
 		return x.Trace
+	}
+	return nil
+}
+
+func (x *PutTraceRequest) GetFiles() []byte {
+	if x != nil {
+		return x.Files
 	}
 	return nil
 }
@@ -3845,24 +3863,26 @@ const file_slacker_proto_rawDesc = "" +
 	"\rnbd_addresses\x18\t \x03(\tR\fnbdAddresses\x12 \n" +
 	"\vconnections\x18\n" +
 	" \x01(\rR\vconnections\x12$\n" +
-	"\x04base\x18\v \x01(\v2\x10.slacker.v1.BaseR\x04base\"y\n" +
+	"\x04base\x18\v \x01(\v2\x10.slacker.v1.BaseR\x04base\"\x8f\x01\n" +
 	"\x04Base\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x04R\tsizeBytes\x12\x14\n" +
 	"\x05clean\x18\x03 \x01(\bR\x05clean\x12\x16\n" +
 	"\x06target\x18\x04 \x01(\tR\x06target\x12\x14\n" +
-	"\x05trace\x18\x05 \x01(\fR\x05trace\"c\n" +
+	"\x05trace\x18\x05 \x01(\fR\x05trace\x12\x14\n" +
+	"\x05files\x18\x06 \x01(\fR\x05files\"c\n" +
 	"\x0fReadBaseRequest\x12#\n" +
 	"\rattachment_id\x18\x01 \x01(\tR\fattachmentId\x12\x17\n" +
 	"\abase_id\x18\x02 \x01(\tR\x06baseId\x12\x12\n" +
 	"\x04runs\x18\x03 \x03(\x04R\x04runs\"&\n" +
 	"\x10ReadBaseResponse\x12\x12\n" +
-	"\x04zstd\x18\x01 \x01(\fR\x04zstd\"e\n" +
+	"\x04zstd\x18\x01 \x01(\fR\x04zstd\"{\n" +
 	"\x0fPutTraceRequest\x12#\n" +
 	"\rattachment_id\x18\x01 \x01(\tR\fattachmentId\x12\x17\n" +
 	"\abase_id\x18\x02 \x01(\tR\x06baseId\x12\x14\n" +
-	"\x05trace\x18\x03 \x01(\fR\x05trace\"\x12\n" +
+	"\x05trace\x18\x03 \x01(\fR\x05trace\x12\x14\n" +
+	"\x05files\x18\x04 \x01(\fR\x05files\"\x12\n" +
 	"\x10PutTraceResponse\"r\n" +
 	"\x0fGetDirtyRequest\x12#\n" +
 	"\rattachment_id\x18\x01 \x01(\tR\fattachmentId\x12\x17\n" +

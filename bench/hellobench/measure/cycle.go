@@ -192,7 +192,7 @@ func (s *Session) deploy(ctx context.Context, d drive.Driver, i drive.Image, r *
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	if _, err := s.run(ctx, d, i, "again", &r.Again, &r.Rest); err != nil {
+	if r.Second, err = s.run(ctx, d, i, "again", &r.Again, &r.Rest); err != nil {
 		return fmt.Errorf("run again: %w", err)
 	}
 	pusher, can := d.(drive.Pusher)

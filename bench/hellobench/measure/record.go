@@ -40,15 +40,16 @@ type Record struct {
 	N      int    `json:"n,omitempty"` // starts at once
 
 	Pull      float64 `json:"pull_s"`
-	Run       float64 `json:"run_s"`                 // to hello; of the last of N
-	Mean      float64 `json:"mean_s,omitempty"`      // of N
-	Again     float64 `json:"again_s,omitempty"`     // the second run on the same worker
-	Push      float64 `json:"push_s,omitempty"`      // of what was pulled
-	Phases    []Phase `json:"phases,omitempty"`      // of Run
-	PullBytes int64   `json:"pull_bytes,omitempty"`  // over the link to the worker
-	RunBytes  int64   `json:"run_bytes,omitempty"`   // likewise, until hello
-	Rest      int64   `json:"again_bytes,omitempty"` // likewise, in the second run
-	PushBytes int64   `json:"push_bytes,omitempty"`  // over the link to the server
+	Run       float64 `json:"run_s"`                  // to hello; of the last of N
+	Mean      float64 `json:"mean_s,omitempty"`       // of N
+	Again     float64 `json:"again_s,omitempty"`      // the second run on the same worker
+	Push      float64 `json:"push_s,omitempty"`       // of what was pulled
+	Phases    []Phase `json:"phases,omitempty"`       // of Run
+	Second    []Phase `json:"again_phases,omitempty"` // of Again
+	PullBytes int64   `json:"pull_bytes,omitempty"`   // over the link to the worker
+	RunBytes  int64   `json:"run_bytes,omitempty"`    // likewise, until hello
+	Rest      int64   `json:"again_bytes,omitempty"`  // likewise, in the second run
+	PushBytes int64   `json:"push_bytes,omitempty"`   // over the link to the server
 	// Learned is of another worker that never saw the image, after the server has
 	// learned from the runs above; nil where a server does not learn.
 	Learned *Learned `json:"learned,omitempty"`

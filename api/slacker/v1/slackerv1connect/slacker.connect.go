@@ -153,7 +153,7 @@ type AdminServiceClient interface {
 	// ReadBase reads blocks of the base of an attachment, compressed: for what a worker
 	// fetches ahead.
 	ReadBase(context.Context, *connect.Request[v1.ReadBaseRequest]) (*connect.Response[v1.ReadBaseResponse], error)
-	// PutTrace keeps what a start of an attachment has read of its base, for the next.
+	// PutTrace keeps what a start of an attachment has read and opened of its base, for the next.
 	PutTrace(context.Context, *connect.Request[v1.PutTraceRequest]) (*connect.Response[v1.PutTraceResponse], error)
 	// Upkeep.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error)
@@ -597,7 +597,7 @@ type AdminServiceHandler interface {
 	// ReadBase reads blocks of the base of an attachment, compressed: for what a worker
 	// fetches ahead.
 	ReadBase(context.Context, *connect.Request[v1.ReadBaseRequest]) (*connect.Response[v1.ReadBaseResponse], error)
-	// PutTrace keeps what a start of an attachment has read of its base, for the next.
+	// PutTrace keeps what a start of an attachment has read and opened of its base, for the next.
 	PutTrace(context.Context, *connect.Request[v1.PutTraceRequest]) (*connect.Response[v1.PutTraceResponse], error)
 	// Upkeep.
 	GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.Status], error)
