@@ -106,21 +106,23 @@ func (h *habits) hear(place string, files []boottrace.File) {
 }
 
 // news returns what is known of a place if that is worth telling to the server: a tenth
-// more than it knows. It then counts as told.
+// more than it knows.
 func (h *habits) news(place string) []boottrace.File {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	i := h.index(place)
-	if i < 0 {
-		return nil
+	if i := h.index(place); i >= 0 && pagesOf(h.list[i].files) > h.list[i].told+h.list[i].told/10 {
+		return h.list[i].files
 	}
-	of := &h.list[i]
-	n := pagesOf(of.files)
-	if n <= of.told+of.told/10 {
-		return nil
+	return nil
+}
+
+// told notes that the server knows of these files now.
+func (h *habits) told(place string, files []boottrace.File) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if i := h.index(place); i >= 0 {
+		h.list[i].told = pagesOf(files)
 	}
-	of.told = n
-	return of.files
 }
 
 // pull takes the habits of a place out of the list, push puts them at its end.

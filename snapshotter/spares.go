@@ -183,8 +183,10 @@ func (s *spares) look(ctx context.Context, volume string, last bool) error {
 	}
 	if news := s.habits.news(w.place); len(news) > 0 {
 		if err := s.devices.tellFiles(ctx, volume, w.place, boottrace.EncodeFiles(news)); err != nil {
-			s.log.Info("the server does not keep what containers open", zap.String("place", w.place), zap.Error(err))
+			s.log.Debug("the server does not keep what containers open", zap.String("place", w.place), zap.Error(err))
+			return nil
 		}
+		s.habits.told(w.place, news)
 	}
 	return nil
 }
