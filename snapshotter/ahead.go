@@ -35,14 +35,14 @@ func readAhead(dir string, files []boottrace.File, wanted func() bool) {
 				if i >= len(files) {
 					return
 				}
-				readFileAhead(root, files[i])
+				readFileAhead(root, files[i], wanted)
 			}
 		})
 	}
 	all.Wait()
 }
 
-func readFileAhead(root int, f boottrace.File) {
+func readFileAhead(root int, f boottrace.File, wanted func() bool) {
 	at, err := unix.Openat2(root, f.Path, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV})
 	if err != nil {
@@ -62,7 +62,7 @@ func readFileAhead(root int, f boottrace.File) {
 	// never wait behind much.
 	for _, r := range f.Runs {
 		at, end := int64(r.First*boottrace.PageBytes), min(int64((r.First+r.Count)*boottrace.PageBytes), sizeBytes)
-		for ; at < end; at += aheadBytes {
+		for ; at < end && wanted(); at += aheadBytes {
 			n := min(aheadBytes, end-at)
 			_ = unix.Fadvise(fd, at, n, unix.FADV_WILLNEED) // a favour
 			if _, err := unix.Pread(fd, make([]byte, 1), at+n-1); err != nil {

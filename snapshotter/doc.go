@@ -27,8 +27,8 @@
 //     chain that was just pulled or run: a container then starts without waiting
 //     for that. Stones are stepping stones and spares.
 //   - habit: the files that the last containers of a place have opened, and what of
-//     them they have read. A hint: it is kept in memory only, and read ahead in the
-//     place's spare.
+//     them they have read. A hint: it is kept in memory, told to the server for other
+//     workers, and read ahead in the place's spare or in a container that starts.
 //
 // What containerd is given is a bind mount of a directory where the snapshotter
 // has mounted the ext4 of the working volume itself. So a commit knows when the
@@ -77,6 +77,12 @@
 //	    without a beat nothing is known. The release counts as a use of the chains,
 //	    and with each beat a store pins anew what it has lost: so a prune of what
 //	    nobody has used for an hour takes nothing from a worker that was away.
+//	N11 What is read ahead, and who told of it, changes nothing but what is in memory:
+//	    only regular files below the root of a working volume are opened, over no
+//	    link and no mount, and without a trace in their times. The server is told
+//	    of files of a place only that nobody has changed since the container began.
+//	    While a file of a volume is open for this the volume's lock is held; who
+//	    waits for that gets it after the piece at hand.
 //
 // The store is a bbolt file: bucket "meta" (format, what own volumes begin with), "snapshots"
 // (key or name to record, JSON), "children" (parent, zero byte, child) and

@@ -28,7 +28,7 @@ const (
 // A nil one is of none.
 type opens struct {
 	dir   string
-	since time.Time // by the clock of file systems
+	since time.Time // as file systems tell it, or a little before
 
 	mu     sync.Mutex
 	events int // of fanotify; -1 when closed

@@ -68,7 +68,8 @@ type Config struct {
 	CacheBytes int64
 	// Prefetch lets it fetch, over distant links, what is read of a snapshot
 	// compressed and ahead, and what an earlier start of a clone of it has read; and
-	// tell the server what this one does.
+	// tell the server what this one does. It also lets the server tell, and be told,
+	// which files are opened.
 	Prefetch bool
 	// Verbose is told of each step and how long it took.
 	Verbose func(step string, took time.Duration)

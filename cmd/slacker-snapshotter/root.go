@@ -72,7 +72,7 @@ func newRoot() *cobra.Command {
 	p.StringVar(&f.driver, "driver", d.Driver, "auto, nbd or fuse")
 	p.StringVar(&f.size, "size", humanize.IBytes(d.SizeBytes), "size of the file systems; only what is written takes room")
 	p.StringVar(&f.mount, "mount-options", strings.Join(d.MountOptions, ","), "options of writable ext4 mounts")
-	p.BoolVar(&f.prefetch, "prefetch", os.Getenv("SLACKER_PREFETCH") != "false", "over distant links, fetch compressed and ahead what is read of a snapshot, and what an earlier start of a clone of it has read; needs the cache (also $SLACKER_PREFETCH)")
+	p.BoolVar(&f.prefetch, "prefetch", os.Getenv("SLACKER_PREFETCH") != "false", "over distant links, fetch compressed and ahead what is read of a snapshot, and what an earlier start of a clone of it has read (needs the cache); over any, exchange with other workers which files of an image containers open (also $SLACKER_PREFETCH)")
 	p.StringVar(&f.cacheDir, "cache-dir", os.Getenv("SLACKER_CACHE_DIR"), "where the fuse driver keeps what it has read of snapshots (also $SLACKER_CACHE_DIR; default "+worker.DefaultCacheDir+", or in a --state-dir of its own)")
 	p.StringVar(&f.cacheSize, "cache-size", os.Getenv("SLACKER_CACHE_SIZE"), "how much of that, for all attachments of this host; 0 keeps nothing (also $SLACKER_CACHE_SIZE; default "+humanize.IBytes(worker.DefaultCacheBytes)+")")
 	p.DurationVar(&f.timeout, "timeout", d.Timeout, "how long a request waits for the server before it fails as unavailable")
