@@ -11,11 +11,11 @@ import (
 
 // invariantsOf are the packages whose invariants have numbers of their own, by
 // the letter.
-var invariantsOf = map[string]string{"S": "segment", "M": "cow", "V": "volume", "G": "gc", "N": "snapshotter"}
+var invariantsOf = map[string]string{"S": "segment", "M": "cow", "V": "volume", "G": "gc", "N": "snapshotter", "R": "relay"}
 
 var (
-	invariantStated = regexp.MustCompile(`(?m)^//\t([SMVGN][0-9]+)  \S`)
-	invariantCited  = regexp.MustCompile(`\b[SMVGN][0-9]+\b`)
+	invariantStated = regexp.MustCompile(`(?m)^//\t([SMVGNR][0-9]+)  \S`)
+	invariantCited  = regexp.MustCompile(`\b[SMVGNR][0-9]+\b`)
 )
 
 // TestInvariantsAreCited wants each invariant of the store to be named where the

@@ -22,6 +22,10 @@ type Options struct {
 	// StallTimeout ends a connection on which requests wait and nothing has
 	// arrived for so long.
 	StallTimeout time.Duration
+	// AckTimeout ends a TCP connection whose peer has acknowledged nothing of what was
+	// sent, or had no room for it, for so long; 0 leaves that to the kernel's
+	// repetitions, which grow rarer. A server that is slow acknowledges.
+	AckTimeout time.Duration
 	// TLS, when set, gives the configuration of each TCP connection, which then
 	// is never used without TLS. Unix sockets stay without.
 	TLS func() (*tls.Config, error)
@@ -70,11 +74,12 @@ func Dial(ctx context.Context, addr, export string, opts Options) (*Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	return newConn(nc, a, info, opts.StallTimeout), nil
+	return NewConn(nc, a, info, opts.StallTimeout), nil
 }
 
-// newConn starts a connection that has been negotiated.
-func newConn(nc net.Conn, addr Addr, info Info, stall time.Duration) *Conn {
+// NewConn starts a connection whose negotiation ended with info, over which nothing
+// has been sent since. It takes over nc. A stall of 0 is none.
+func NewConn(nc net.Conn, addr Addr, info Info, stall time.Duration) *Conn {
 	c := &Conn{conn: streamOf(nc), info: info, addr: addr, pending: map[uint64]*call{}, dead: make(chan struct{}), done: make(chan struct{}), turn: newTurn()}
 	go c.receive(bufio.NewReaderSize(c.conn, readBufferBytes))
 	if stall > 0 {
@@ -84,8 +89,8 @@ func newConn(nc net.Conn, addr Addr, info Info, stall time.Duration) *Conn {
 }
 
 // DialKernel connects to the server at addr and opens export with simple
-// replies, so that the returned socket can be handed to the kernel. With TLS it
-// is no socket: its bytes have to be relayed.
+// replies, so that the returned socket can be handed to the kernel. With TLS, which
+// the kernel does not speak, it is none.
 func DialKernel(ctx context.Context, addr Addr, export string, opts Options) (net.Conn, Info, error) {
 	return dialHandshake(ctx, addr, export, opts, Handshake)
 }
@@ -123,6 +128,9 @@ func dialHandshake(ctx context.Context, a Addr, export string, opts Options, sha
 	ctx, cancel := context.WithTimeout(ctx, opts.DialTimeout)
 	defer cancel()
 	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}}
+	if opts.AckTimeout > 0 && a.Network == "tcp" {
+		d.Control = ackTimeout(opts.AckTimeout)
+	}
 	conn, err := d.DialContext(ctx, a.Network, a.Address)
 	if err != nil {
 		return nil, Info{}, block.Errorf(block.Unavailable, "connect to NBD server %s: %w", a, err)

@@ -115,7 +115,7 @@ func TestHostileHandshakes(t *testing.T) {
 // request has come.
 func connWith(replies []byte) *Conn {
 	client, server := net.Pipe()
-	c := newConn(client, Addr{"unix", "/test"}, Info{SizeBytes: 1 << 20, Flags: 0xfff, MinBlockBytes: 1, PreferredBlockBytes: 4096,
+	c := NewConn(client, Addr{"unix", "/test"}, Info{SizeBytes: 1 << 20, Flags: 0xfff, MinBlockBytes: 1, PreferredBlockBytes: 4096,
 		MaxPayloadBytes: block.MaxRequestBytes, Structured: true, Allocation: true, contextID: 5}, 0)
 	go func() {
 		if _, err := io.CopyN(io.Discard, server, requestHeaderBytes); err == nil {

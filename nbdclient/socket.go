@@ -1,6 +1,7 @@
 package nbdclient
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -32,6 +33,17 @@ func streamOf(nc net.Conn) stream {
 		}
 	}
 	return polled{nc}
+}
+
+// ackTimeout sets when the kernel gives a new TCP connection up.
+func ackTimeout(limit time.Duration) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		cerr := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+		})
+		return errors.Join(err, cerr)
+	}
 }
 
 // polled is a connection whose reads and writes wait in the network poller.

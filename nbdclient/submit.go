@@ -27,6 +27,7 @@ type Request struct {
 	Op       Op
 	OffBytes uint64
 	Data     []byte // what is written, or where what is read goes
+	FUA      bool   // what is written is durable when it is done
 	// Done is called once for each Submit, from any goroutine, also from within
 	// Submit. It must not wait: replies to other requests wait for it.
 	Done func(r *Request, err error)
@@ -58,7 +59,8 @@ type Batch struct {
 func (s *Session) NewBatch() *Batch { return &Batch{session: s} }
 
 // Submit starts r. It may be held back until Send. Where the session has no
-// connection just now, r waits for one; Submit does not.
+// connection just now, r waits for one; Submit does not. The order in which requests
+// are carried out is free.
 func (b *Batch) Submit(r *Request) {
 	r.session = b.session
 	if !b.submit(r) {
@@ -91,6 +93,9 @@ func (b *Batch) submit(r *Request) bool {
 	if r.Op == OpFlush && !c.info.Flags.Has(FlagSendFlush) {
 		r.Done(r, nil)
 		return true
+	}
+	if r.FUA && !c.info.Flags.Has(FlagSendFUA) {
+		return false // a write and a flush, which wait
 	}
 	r.slot, r.conn = sl, c
 	b.receiving.note(c, len(r.Data))
@@ -144,7 +149,7 @@ func (r *Request) again(c *Conn) {
 	case OpRead:
 		err = s.ReadAt(ctx, r.Data, r.OffBytes)
 	case OpWrite:
-		err = s.WriteAt(ctx, r.Data, r.OffBytes, false)
+		err = s.WriteAt(ctx, r.Data, r.OffBytes, r.FUA)
 	case OpFlush:
 		err = s.Flush(ctx)
 	}
@@ -172,13 +177,16 @@ const sharedRequests = 32
 // start registers r and sends it, or holds it back. A connection that is lost
 // on the way completes it like any other; one that was dead before refuses it.
 func (c *Conn) start(r *Request, b *Batch) bool {
-	cmd := uint16(cmdFlush)
+	cmd, flags := cmdFlush, uint16(0)
 	r.call = call{async: r, offBytes: r.OffBytes, lengthBytes: uint32(len(r.Data))}
 	switch r.Op {
 	case OpRead:
 		cmd, r.call.p = protocol.TRANSMISSION_TYPE_REQUEST_READ, r.Data
 	case OpWrite:
 		cmd = protocol.TRANSMISSION_TYPE_REQUEST_WRITE
+		if r.FUA {
+			flags = cmdFlagFUA
+		}
 	case OpFlush:
 		r.call.offBytes, r.call.lengthBytes = 0, 0
 	}
@@ -195,12 +203,12 @@ func (c *Conn) start(r *Request, b *Batch) bool {
 		data = nil
 	}
 	if len(data) > copiedBytes {
-		go c.sendLarge(cookie, offBytes, data)
+		go c.sendLarge(flags, cookie, offBytes, data)
 		return true
 	}
 	b.lock(c)
 	defer c.sendMu.Unlock()
-	c.putHeader(cmd, 0, cookie, offBytes, lengthBytes)
+	c.putHeader(cmd, flags, cookie, offBytes, lengthBytes)
 	c.held = append(append(c.held, c.header[:]...), data...)
 	if len(c.held) >= maxHeldBytes {
 		b.transmit(c)
@@ -210,10 +218,10 @@ func (c *Conn) start(r *Request, b *Batch) bool {
 
 // sendLarge sends a write, for as long as the server takes to read it: whoever
 // submitted it goes on meanwhile.
-func (c *Conn) sendLarge(cookie, offBytes uint64, data []byte) {
+func (c *Conn) sendLarge(flags uint16, cookie, offBytes uint64, data []byte) {
 	c.sendMu.Lock()
 	defer c.sendMu.Unlock()
-	c.putHeader(protocol.TRANSMISSION_TYPE_REQUEST_WRITE, 0, cookie, offBytes, uint32(len(data)))
+	c.putHeader(protocol.TRANSMISSION_TYPE_REQUEST_WRITE, flags, cookie, offBytes, uint32(len(data)))
 	c.held = append(c.held, c.header[:]...)
 	c.transmit(data) // if c has ended, data may be somebody else's, and is not read
 }

@@ -121,6 +121,31 @@ func TestCleanWithoutServer(t *testing.T) {
 	}
 }
 
+// TestListWhileServerHangs: a server that takes requests and answers none holds a
+// listing up for seconds; what is attached here is shown.
+func TestListWhileServerHangs(t *testing.T) {
+	needRoot(t)
+	f := newFakeServer(t, map[string]uint64{"v": testVolumeBytes})
+	w := testWorker(t, testConfig(t, f))
+	rebooted(t, w, driverFuse)
+	begun := time.Now()
+	f.mu.Lock() // the server waits for it
+	rows, serverErr, err := w.list(t.Context())
+	f.mu.Unlock()
+	must(t, err)
+	if took := time.Since(begun); took > apiTimeout/2 {
+		t.Errorf("it took %v, want about %v", took, listTimeout)
+	}
+	if len(rows) != 1 || rows[0].Target != "v" {
+		t.Errorf("rows %+v, want the one of v", rows)
+	}
+	if !block.Is(serverErr, block.Unavailable) || !strings.Contains(serverErr.Error(), f.url) {
+		t.Errorf("of the server it says %v", serverErr)
+	}
+	_, err = w.Detach(t.Context(), "v", true)
+	must(t, err)
+}
+
 // TestForcedDetachRefused: when the server refuses to end an attachment, a forced
 // detach says so and leaves nothing here; the next one asks again.
 func TestForcedDetachRefused(t *testing.T) {

@@ -5,8 +5,9 @@
 //
 //   - target: VOLUME or VOLUME@SNAPSHOT. A worker attaches a target at most once.
 //   - driver: how the target becomes a device. "nbd" is the kernel's client: no
-//     user process is in the data path, a monitor only replaces dead sockets
-//     (with TLS, which the kernel does not speak, the monitor relays).
+//     user process is in the data path, a monitor only replaces dead sockets.
+//     With TLS, which the kernel does not speak, the monitor is the kernel's server
+//     (package relay) and has a session with the real one.
 //     "fuse" is a daemon that shows the target as the one file of a FUSE file
 //     system, with a loop device on it; it works where the kernel has no nbd.
 //   - state: what is known of one attached target, a JSON file in the state
@@ -41,9 +42,12 @@
 //     nothing to the server before the server has accepted a connection of every
 //     slot, and only then asks the kernel for what was in flight: so the server
 //     has fenced all that the dead daemon sent before it sees it again.
-//  9. A monitor that takes over misses no death of a socket: it listens for those to
-//     come, and then looks which of the sockets that the former one wrote down live.
 //  8. A state of an earlier boot (bootIDFile) is of no device of this kernel. It
 //     starts no agent; detach, list --clean and a new attach end what the server
 //     still has of it.
+//  9. A monitor that takes over misses no death of a socket: it listens for those to
+//     come, and then looks which of the sockets that the former one wrote down live.
+//  10. A monitor that serves the kernel and takes over, too, sends nothing before the
+//     server has accepted a connection of every slot. The kernel gets a socket in
+//     place of a dead one once nothing that came over that is under way (R2).
 package worker

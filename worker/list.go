@@ -50,7 +50,7 @@ func (w *Worker) list(ctx context.Context) (rows []Row, serverErr, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	atServer, serverErr := w.atServer(ctx, "")
+	atServer, serverErr := w.askForList(ctx)
 	byID := map[string]*slackerv1.Attachment{}
 	for _, a := range atServer {
 		byID[a.GetId()] = a
@@ -72,6 +72,17 @@ func (w *Worker) list(ctx context.Context) (rows []Row, serverErr, err error) {
 	}
 	slices.SortFunc(rows, func(a, b Row) int { return strings.Compare(a.Target, b.Target) })
 	return rows, serverErr, joinLine(faults...)
+}
+
+// askForList is atServer for a listing: a server that hangs is given up soon.
+func (w *Worker) askForList(ctx context.Context) ([]*slackerv1.Attachment, error) {
+	short, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	atServer, err := w.atServer(short, "")
+	if err != nil && short.Err() != nil && ctx.Err() == nil {
+		err = block.Errorf(block.Unavailable, "the server at %s has not answered for %v", w.Server, listTimeout)
+	}
+	return atServer, err
 }
 
 // row checks one state.

@@ -26,12 +26,15 @@ const (
 )
 
 // monitor keeps the sockets of one nbd device connected. It holds a
-// descriptor of each socket only to see it die; the kernel has its own.
+// descriptor of each socket only to see it die; the kernel has its own. Where the
+// kernel cannot have the connections there is one socket, and relayed is its other
+// end.
 type monitor struct {
 	*running
 	driver  nbdDriver
 	link    *nbdLink
 	index   uint32
+	relayed *relayed   // nil: the kernel has the connections
 	sockets []*os.File // by slot; nil: connected by a former monitor, if at all
 	wires   []wire     // by slot, of any monitor
 	names   []nbdclient.SlotName
@@ -49,7 +52,7 @@ func RunMonitor(args AgentArgs, logger *zap.Logger) error {
 		err = kerr
 	}
 	if err == nil {
-		err = r.monitor(kernel, logger)
+		err = r.monitor(kernel, nil, logger)
 	}
 	if r != nil {
 		r.report("", err)
@@ -83,15 +86,29 @@ func (l links) close() {
 	}
 }
 
-func (r *running) monitor(kernel links, logger *zap.Logger) error {
+// newMonitor returns a monitor that has nothing yet. A former one has handed over the
+// socket handed, if it is not nil.
+func (r *running) newMonitor(kernel *nbdLink, handed *os.File, logger *zap.Logger) (*monitor, error) {
 	n := r.state.Connections
 	if n < 1 || n > nbdclient.MaxConnections {
-		return block.Errorf(block.Corrupt, "monitor of %s: state names %d connections", r.target, n)
+		return nil, block.Errorf(block.Corrupt, "monitor of %s: state names %d connections", r.target, n)
 	}
+	m := &monitor{running: r, driver: nbdDriver{store: r.store}, link: kernel, log: logger.With(zap.String("target", r.target))}
+	if r.state.needsRelay() {
+		m.relayed = &relayed{monitor: m, handed: handed}
+		n = 1 // R3
+	}
+	m.sockets, m.wires, m.names = make([]*os.File, n), make([]wire, n), make([]nbdclient.SlotName, n)
+	return m, nil
+}
+
+func (r *running) monitor(kernel links, handed *os.File, logger *zap.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer func() { stop() }()
-	m := &monitor{running: r, driver: nbdDriver{store: r.store}, link: kernel.requests, sockets: make([]*os.File, n), wires: make([]wire, n), names: make([]nbdclient.SlotName, n),
-		log: logger.With(zap.String("target", r.target))}
+	m, err := r.newMonitor(kernel.requests, handed, logger)
+	if err != nil {
+		return err
+	}
 	defer m.dropAll()
 	index, connected, err := m.driver.index(r.state.AttachmentID)
 	var missed []bool // of the sockets of a former monitor, by slot
@@ -117,7 +134,7 @@ func (r *running) monitor(kernel links, logger *zap.Logger) error {
 			keeper.dismiss()
 			break
 		}
-		if herr := keeper.handOver(); herr == nil {
+		if herr := m.giveWay(keeper); herr == nil {
 			break
 		} else {
 			m.log.Warn("stay: the standby cannot take over", zap.Error(herr))
@@ -128,6 +145,14 @@ func (r *running) monitor(kernel links, logger *zap.Logger) error {
 	kernel.close()
 	<-ended
 	return err
+}
+
+// giveWay makes the standby take over when this process ends.
+func (m *monitor) giveWay(k *keeper) error {
+	if m.relayed != nil {
+		return m.relayed.giveWay(k)
+	}
+	return k.handOver()
 }
 
 // announce passes on that a socket of the device has died.
@@ -152,6 +177,9 @@ func (m *monitor) announce(events *nbdLink, dead chan<- struct{}) {
 // nobody may have been there to hear of it (invariant 9). What dies from now on is
 // announced.
 func (m *monitor) missed() []bool {
+	if m.relayed != nil {
+		return []bool{true} // it ended with its monitor, or was handed over
+	}
 	alive, err := aliveWires()
 	if err != nil {
 		m.log.Warn("which sockets live is not known: all are replaced", zap.Error(err))
@@ -190,7 +218,7 @@ func (m *monitor) watch(ctx context.Context, dead <-chan struct{}, missed []bool
 		for slot, socket := range m.sockets {
 			// Which of the sockets it has not made itself has died a monitor
 			// cannot know: it replaces them all, and the server fences each old one.
-			if (socket == nil && (announced || missed != nil && missed[slot] || m.state.secure() != nil)) || (socket != nil && isDead(socket)) {
+			if (socket == nil && (announced || missed != nil && missed[slot])) || (socket != nil && isDead(socket)) {
 				if err := m.replace(ctx, slot); err != nil {
 					return err
 				}
@@ -223,8 +251,8 @@ func (m *monitor) connect(ctx context.Context) (index uint32, steps string, err 
 		})
 	}
 	err = dials.Wait()
-	if m.sockets[0] != nil && len(m.sockets) > 1 && !info.Flags.Has(nbdclient.FlagCanMultiConn) {
-		err = block.Errorf(block.Unsupported, "attach %s: the server takes one connection only, want %d", m.target, len(m.sockets))
+	if m.sockets[0] != nil && m.state.Connections > 1 && !info.Flags.Has(nbdclient.FlagCanMultiConn) {
+		err = block.Errorf(block.Unsupported, "attach %s: the server takes one connection only, want %d", m.target, m.state.Connections)
 	}
 	if err != nil {
 		return 0, "", err
@@ -239,8 +267,12 @@ func (m *monitor) connect(ctx context.Context) (index uint32, steps string, err 
 	return index, stepsOf("process ready", begun.Sub(m.born), "NBD handshake", dialled.Sub(begun), "connect the kernel", time.Since(dialled)), err
 }
 
-// dial connects a slot to the first address that answers.
+// dial connects a slot to the first address that answers, and returns a socket for
+// the kernel.
 func (m *monitor) dial(ctx context.Context, slot int) (*os.File, nbdclient.Info, error) {
+	if m.relayed != nil {
+		return m.relayed.dial(ctx)
+	}
 	err := error(block.Errorf(block.Invalid, "%s has no NBD address", m.target))
 	for _, a := range m.state.NBDAddresses {
 		addr, aerr := nbdclient.ParseAddr(a)
@@ -248,7 +280,7 @@ func (m *monitor) dial(ctx context.Context, slot int) (*os.File, nbdclient.Info,
 			return nil, nbdclient.Info{}, aerr
 		}
 		name := m.names[slot].Next(m.state.ExportName, slot)
-		conn, info, derr := nbdclient.DialKernel(ctx, addr, name, nbdclient.Options{DialTimeout: m.state.requestTimeout(), TLS: m.state.secure()})
+		conn, info, derr := nbdclient.DialKernel(ctx, addr, name, nbdclient.Options{DialTimeout: m.state.requestTimeout()})
 		if derr == nil {
 			f, ferr := socketFile(conn)
 			return f, info, ferr
@@ -263,17 +295,10 @@ func (m *monitor) dial(ctx context.Context, slot int) (*os.File, nbdclient.Info,
 func (m *monitor) replace(ctx context.Context, slot int) error {
 	begun, complaint := time.Now(), time.Time{}
 	for wait := monitorBackoff; ; wait = min(2*wait, monitorMaxWait) {
-		f, info, err := m.dial(ctx, slot)
-		if err == nil && info.SizeBytes < m.state.SizeBytes {
-			_ = f.Close()
-			err = block.Errorf(block.Invalid, "export has now %d bytes, want %d", info.SizeBytes, m.state.SizeBytes)
-		}
+		err := m.renew(ctx, slot)
 		if err == nil {
-			if err = m.handOver(ctx, slot, f); err == nil {
-				m.log.Info("socket replaced", zap.Int("slot", slot), zap.Duration("after", time.Since(begun)))
-				return nil
-			}
-			_ = f.Close()
+			m.log.Info("socket replaced", zap.Int("slot", slot), zap.Duration("after", time.Since(begun)))
+			return nil
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -285,12 +310,35 @@ func (m *monitor) replace(ctx context.Context, slot int) error {
 			complaint = time.Now()
 			m.log.Warn("cannot replace socket", zap.Int("slot", slot), zap.Error(err))
 		}
+		if err == errUnderWay {
+			wait = monitorBackoff // it has waited already
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(wait/2 + rand.N(wait)):
 		}
 	}
+}
+
+// renew gives the kernel a new socket for a slot.
+func (m *monitor) renew(ctx context.Context, slot int) error {
+	if m.relayed != nil && m.relayed.handed != nil {
+		return m.relayed.resume(ctx)
+	}
+	f, info, err := m.dial(ctx, slot)
+	if err != nil {
+		return err
+	}
+	if info.SizeBytes < m.state.SizeBytes {
+		err = block.Errorf(block.Invalid, "export has now %d bytes, want %d", info.SizeBytes, m.state.SizeBytes)
+	} else {
+		err = m.handOver(ctx, slot, f)
+	}
+	if err != nil {
+		_ = f.Close()
+	}
+	return err
 }
 
 // handOver gives the kernel f in place of a dead socket. The kernel says
@@ -327,6 +375,9 @@ func (m *monitor) handOver(ctx context.Context, slot int, f *os.File) error {
 // note writes down the sockets for the next monitor. Without that it replaces more
 // than it had to.
 func (m *monitor) note() {
+	if m.relayed != nil {
+		return // the socket pair has no name, and ends with this monitor
+	}
 	for slot, f := range m.sockets {
 		if f != nil {
 			m.wires[slot], _ = wireOf(f)
@@ -343,5 +394,8 @@ func (m *monitor) dropAll() {
 		if f != nil {
 			_ = f.Close()
 		}
+	}
+	if m.relayed != nil {
+		m.relayed.end()
 	}
 }

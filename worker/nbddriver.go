@@ -162,8 +162,8 @@ func (d nbdDriver) healthy(ctx context.Context, s *state, executable string) err
 
 func (d nbdDriver) down(ctx context.Context, s *state, force bool) error {
 	// The monitor first: it would connect again what is disconnected here. With
-	// TLS its relay goes with it, and the sockets die; what was to be written
-	// has been synced before.
+	// TLS the kernel's socket dies with it; what was to be written has been synced
+	// before.
 	if err := d.agent(s).stop(settleTimeout / 2); err != nil {
 		return err
 	}

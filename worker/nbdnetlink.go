@@ -191,14 +191,13 @@ func encodeSockets(sockets []*os.File) func(*netlink.AttributeEncoder) error {
 	}
 }
 
-// socketFile is a descriptor of conn for the kernel; conn itself is closed. A
-// conn that speaks TLS is not, but relayed to.
+// socketFile is a descriptor of conn for the kernel; conn itself is closed.
 func socketFile(conn net.Conn) (*os.File, error) {
+	defer func() { _ = conn.Close() }()
 	c, isSocket := conn.(interface{ File() (*os.File, error) })
 	if !isSocket {
-		return relay(conn)
+		return nil, block.Errorf(block.Internal, "take the descriptor of a connection: it is a %T", conn)
 	}
-	defer func() { _ = conn.Close() }()
 	f, err := c.File()
 	if err != nil {
 		return nil, block.Errorf(block.IO, "take the descriptor of a connection: %w", err)

@@ -18,6 +18,10 @@ const maxNBDAddresses = 64
 // apiTimeout bounds one call of the admin API.
 const apiTimeout = 30 * time.Second
 
+// listTimeout bounds what a listing waits for the server: what is attached here is
+// shown without it too.
+const listTimeout = 3 * time.Second
+
 const maxAttachmentIDBytes = 128
 
 // isAttachmentID reports whether an id is fit for file names, sysfs and log

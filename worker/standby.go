@@ -22,7 +22,7 @@ import (
 const (
 	standbyLineFD   = 3 // ends when the agent dies
 	standbyLockFD   = 4 // the agent's lock, which so outlives it
-	standbyDeviceFD = 5 // /dev/fuse, of a FUSE daemon
+	standbyDeviceFD = 5 // /dev/fuse, of a FUSE daemon; what a monitor hands over
 )
 
 const (
@@ -33,6 +33,7 @@ const (
 	standbyVersion = 1
 	standbyReady   = "ready\n"
 	standbyBye     = "bye\n"
+	standbyPaused  = "paused\n" // the monitor has paused its link, and ends
 )
 
 // briefing is what an agent tells its standby, in one line of JSON.
@@ -40,6 +41,9 @@ type briefing struct {
 	Version int                `json:"version"`
 	Role    string             `json:"role"` // AgentMonitor or AgentFuseDaemon
 	Fuse    *fusefile.Settings `json:"fuse,omitempty"`
+	// Link: the standby has the socket of a monitor's link, for the case that the
+	// monitor says that it has paused it.
+	Link bool `json:"link,omitempty"`
 }
 
 // standby is the process that takes an agent's place when it dies: it holds
@@ -119,13 +123,22 @@ func (s *standby) dismiss() {
 	_ = s.line.Close()
 }
 
+// freshStandby asks for a standby of the program as it is now, which is to take over
+// at once.
+type freshStandby struct {
+	briefing briefing
+	device   *os.File
+	answer   chan<- error
+	line     *net.Conn // to it; is set before the answer nil
+}
+
 // keeper keeps one standby of an agent alive.
 type keeper struct {
 	agent    *running
 	briefing briefing
 	device   *os.File
 	log      *zap.Logger
-	fresh    chan chan error // asks for a standby of the program as it is now
+	fresh    chan freshStandby
 	stop     context.CancelFunc
 	done     chan struct{}
 }
@@ -133,7 +146,7 @@ type keeper struct {
 // keepStandby starts a standby after delay, and another whenever it dies.
 func (r *running) keepStandby(b briefing, device *os.File, delay time.Duration, log *zap.Logger) *keeper {
 	ctx, stop := context.WithCancel(context.Background())
-	k := &keeper{agent: r, briefing: b, device: device, log: log, fresh: make(chan chan error), stop: stop, done: make(chan struct{})}
+	k := &keeper{agent: r, briefing: b, device: device, log: log, fresh: make(chan freshStandby), stop: stop, done: make(chan struct{})}
 	go func() { defer close(k.done); k.run(ctx, delay) }()
 	return k
 }
@@ -143,8 +156,8 @@ func (k *keeper) run(ctx context.Context, delay time.Duration) {
 	var ended <-chan struct{}
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
-	start := func() error {
-		next, err := k.agent.startStandby(ctx, k.briefing, k.device)
+	start := func(b briefing, device *os.File) error {
+		next, err := k.agent.startStandby(ctx, b, device)
 		if err != nil {
 			return err
 		}
@@ -166,10 +179,14 @@ func (k *keeper) run(ctx context.Context, delay time.Duration) {
 			_ = current.line.Close()
 			current, ended = nil, nil
 			timer.Reset(standbyPause)
-		case answer := <-k.fresh:
-			answer <- start()
+		case f := <-k.fresh:
+			err := start(f.briefing, f.device)
+			if err == nil {
+				*f.line = current.line
+			}
+			f.answer <- err
 		case <-timer.C:
-			if err := start(); err != nil && ctx.Err() == nil {
+			if err := start(k.briefing, k.device); err != nil && ctx.Err() == nil {
 				k.log.Warn("no standby: should this process die, so does its device", zap.Error(err))
 				timer.Reset(standbyPause)
 			}
@@ -192,9 +209,17 @@ func (k *keeper) handOver() error {
 	if k == nil {
 		return block.Errorf(block.Unsupported, "this kernel cannot change the process that serves a FUSE file system: want Linux 6.9 or later")
 	}
+	_, err := k.handOverTo(k.briefing, k.device)
+	return err
+}
+
+// handOverTo is handOver to a standby with a briefing and device of its own. It
+// returns the line to it.
+func (k *keeper) handOverTo(b briefing, device *os.File) (line net.Conn, err error) {
 	answer := make(chan error, 1)
-	k.fresh <- answer
-	return <-answer
+	k.fresh <- freshStandby{b, device, answer, &line}
+	err = <-answer
+	return line, err
 }
 
 // writePIDs notes the agent's process and its standby's in the lock file.
@@ -221,8 +246,8 @@ func RunStandby(args AgentArgs, logger *zap.Logger) error {
 	listen()
 	r := &running{agent: agent{store{args.StateDir}, args.Target}, lock: os.NewFile(standbyLockFD, "lock")}
 	line := os.NewFile(standbyLineFD, "line")
-	b, dismissed, err := awaitEnd(line)
-	if err != nil || dismissed {
+	b, last, err := awaitEnd(line)
+	if err != nil || last == standbyBye {
 		return err
 	}
 	_ = line.Close()
@@ -244,15 +269,16 @@ func RunStandby(args AgentArgs, logger *zap.Logger) error {
 			return err
 		}
 		defer kernel.close()
-		return r.monitor(kernel, logger)
+		return r.monitor(kernel, handedOver(b, last), logger)
 	case AgentFuseDaemon:
 		return r.takeOverFuse(b, os.NewFile(standbyDeviceFD, "/dev/fuse"), died, logger)
 	}
 	return block.Errorf(block.Internal, "standby of %s: role %q", r.target, b.Role)
 }
 
-// awaitEnd is briefed over line and waits for its end, or for the dismissal.
-func awaitEnd(line *os.File) (b briefing, dismissed bool, err error) {
+// awaitEnd is briefed over line and waits for its end, or for the dismissal. It
+// returns the agent's last word, if there was one.
+func awaitEnd(line *os.File) (b briefing, last string, err error) {
 	in := bufio.NewReaderSize(line, maxStandbyLine)
 	text, err := in.ReadSlice('\n')
 	if err == nil {
@@ -265,8 +291,15 @@ func awaitEnd(line *os.File) (b briefing, dismissed bool, err error) {
 		_, err = line.WriteString(standbyReady)
 	}
 	if err != nil {
-		return b, false, block.Errorf(block.Invalid, "standby: %w", err)
+		return b, "", block.Errorf(block.Invalid, "standby: %w", err)
 	}
-	word, _ := in.ReadString('\n') // however it ends, the agent is gone
-	return b, word == standbyBye, nil
+	for {
+		word, err := in.ReadString('\n')
+		if err != nil { // however it ends, the agent is gone
+			return b, last, nil
+		}
+		if last = word; last == standbyBye {
+			return b, last, nil
+		}
+	}
 }
