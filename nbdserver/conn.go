@@ -62,10 +62,14 @@ type conn struct {
 	// unsettled: the batch answers writes that are not settled yet.
 	unsettled bool
 	held      int // bytes of large WRITEs that the batch answers
-	out       sender
-	lend      lending
-	mem       budget
-	workers   workers
+	// answeredWrites: writes were answered last, before it waited for the next
+	// command. flushNext: that was a FLUSH the last time.
+	answeredWrites, flushNext bool
+
+	out     sender
+	lend    lending
+	mem     budget
+	workers workers
 	// pipelined is for how many more commands the client is taken to send
 	// several at a time.
 	pipelined int

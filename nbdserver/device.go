@@ -39,6 +39,10 @@ type Device interface {
 	// returned must outlive the server's process from then on, though not a
 	// crash of the machine. It must not wait for a disk.
 	Settle() error
+	// StartFlush is called after writes were answered to a client that is taken to
+	// flush next, if it does nothing else first. It may begin with what Flush will
+	// have to do, and must not wait for it.
+	StartFlush()
 	// Trim discards; the range reads as zeroes afterwards.
 	Trim(ctx context.Context, offBytes, lengthBytes uint64, fua bool) error
 	// WriteZeroes makes the range read as zeroes. With noHole the caller asks

@@ -121,13 +121,27 @@ func (c *conn) fill(n int) error {
 	return nil
 }
 
-// fillHeader waits for the next command, without a limit of time.
+// fillHeader waits for the next command, without a limit of time. When writes were
+// answered last, and a FLUSH came next the last time they were, the device begins
+// with it once the answer is on its way.
 func (c *conn) fillHeader() error {
 	n := c.headers.requestBytes()
 	if c.in.buffered() >= n {
 		return nil
 	}
+	c.answeredWrites = c.unsettled
+	c.flush()
+	if c.answeredWrites && c.flushNext {
+		c.dev.StartFlush()
+	}
 	return c.fill(n)
+}
+
+// learn sees what command follows on answered writes.
+func (c *conn) learn(cmd Command) {
+	if c.answeredWrites {
+		c.answeredWrites, c.flushNext = false, cmd == CmdFlush
+	}
 }
 
 // readError says what a failed read means.

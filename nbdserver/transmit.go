@@ -48,6 +48,7 @@ func (c *conn) readCommands() error {
 		if r.cmd == CmdDisc {
 			return nil
 		}
+		c.learn(r.cmd)
 		c.arrived(&r)
 		if err := c.command(&r); err != nil {
 			return err

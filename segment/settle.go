@@ -3,6 +3,9 @@ package segment
 import (
 	"runtime"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
+
 	"github.com/slackerd/slacker/block"
 )
 
@@ -101,6 +104,29 @@ func (l *Log) settleOpen(c *chunk) error {
 	return nil
 }
 
+// StartSync has the disk begin with what a Sync of the open chunk, as it is settled,
+// would write, when its caller expects one soon: that waits for less then. Where
+// syncs come from many, each round does it for all of them, and this does nothing.
+// A write that fails is found by the round that syncs it (S14).
+func (l *Log) StartSync() {
+	l.mu.Lock()
+	c := l.open
+	if l.usable() != nil || c == nil || !c.settled() || l.round != nil || !l.syncers.alone() {
+		l.mu.Unlock()
+		return
+	}
+	s, from, n := c.seg, int64(c.pos)*block.Size, int64(1+c.used)*block.Size
+	l.mu.Unlock()
+	f, err := l.acquire(s)
+	if err != nil {
+		return // gone or closed: Sync says so
+	}
+	defer s.release()
+	if fd := f.Fd(); fd != vfs.InvalidFd {
+		_ = unix.SyncFileRange(int(fd), from, n, unix.SYNC_FILE_RANGE_WRITE)
+	}
+}
+
 // settleTogether is how many blocks are copied to go out with their header in
 // one write.
 const settleTogether = 15
@@ -128,6 +154,9 @@ func (c *company) expected() bool {
 	}
 	return true
 }
+
+// alone says that nobody came lately.
+func (c *company) alone() bool { return *c < 0 }
 
 func (c *company) came(yes bool) {
 	switch {

@@ -257,3 +257,6 @@ func (d *Device) sync(ctx context.Context) error {
 // Settle makes everything that returned before outlive this process, though not
 // a crash of the machine. It comes before a write is answered (V7).
 func (d *Device) Settle() error { return d.s.log.Settle() }
+
+// StartFlush has the disk begin with what a Flush would write.
+func (d *Device) StartFlush() { d.s.log.StartSync() }
