@@ -145,6 +145,7 @@ func (l *Log) add(piece *Record, data []byte) *chunk {
 			copy(c.buf[(1+int(c.used))*block.Size:], data[:int(piece.Count)*block.Size])
 		}
 		c.used += piece.Count
+		l.behind += piece.Count
 		c.seg.payload.Add(piece.Count)
 	}
 	c.off = putEntry(c.buf, c.off, piece)
@@ -199,6 +200,8 @@ func (l *Log) reserve(k Kind, direct bool) (uint32, error) {
 		switch {
 		case k == Data && (l.short || l.held):
 			return 0, l.noRoom()
+		case k != Zero && l.aheadOfRound():
+			l.cond.Wait() // S15
 		case l.open != nil:
 			if n := l.open.room(k, l.segBlocks); n > 0 && (l.open.direct || !direct) {
 				return n, nil

@@ -115,6 +115,8 @@ type Log struct {
 
 	dirty      []*segFile // written to since their last fdatasync, oldest first
 	round      *syncRound // running, or nil
+	behind     uint32     // payload blocks appended since it began
+	flushers   int        // callers of Sync that wait
 	durable    LSN
 	durablePos Pos
 	settled    LSN // every record up to here is in a file
@@ -260,13 +262,11 @@ func (l *Log) Close() error {
 	var err error
 	l.mu.Lock()
 	usable := l.usable() == nil
-	l.mu.Unlock()
 	if !usable {
 		err = l.Fault()
 	} else {
 		err = l.sync(context.Background(), true)
 	}
-	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
 		return err

@@ -16,13 +16,37 @@ type syncRound struct{ done chan struct{} }
 // it writes out what there is and fdatasyncs for all that wait; those that come
 // during a round wait for the next. (S1) When ctx ends first, Sync returns and
 // what it asked for may or may not be durable.
-func (l *Log) Sync(ctx context.Context) error { return l.sync(ctx, false) }
-
-// sync is Sync; all asks for what holds no records too: headers of segments and
-// end markers.
-func (l *Log) sync(ctx context.Context, all bool) error {
+//
+// While a caller waits, appenders do not run far ahead of it (S15).
+func (l *Log) Sync(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.flushers++
+	defer func() { l.flushers-- }()
+	return l.sync(ctx, false)
+}
+
+// SyncBehind is Sync for who works in the background: it holds up no appender,
+// however long it takes.
+func (l *Log) SyncBehind(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sync(ctx, false)
+}
+
+// fairBlocks is 16 MiB: what disks write in some tens of milliseconds. Less takes a
+// third of the rate of who writes beside somebody that flushes all the time.
+const fairBlocks = 4096
+
+// aheadOfRound says whether an appender of payload has to wait for the round (S15).
+// Called with mu held.
+func (l *Log) aheadOfRound() bool {
+	return l.round != nil && l.flushers > 0 && l.behind >= fairBlocks
+}
+
+// sync is Sync; all asks for what holds no records too: headers of segments and
+// end markers. Called with mu held, which it releases meanwhile.
+func (l *Log) sync(ctx context.Context, all bool) error {
 	target := l.next - 1
 	for yielded := false; ; {
 		if err := l.usable(); err != nil {
@@ -63,7 +87,7 @@ func (l *Log) sync(ctx context.Context, all bool) error {
 // lead runs a round. Called with mu held, which it releases meanwhile.
 func (l *Log) lead() error {
 	r := &syncRound{done: make(chan struct{})}
-	l.round = r
+	l.round, l.behind = r, 0
 	l.closeChunk()
 	l.zeroMore()
 	last, seq, pos := l.next-1, l.closedSeq, Pos{l.tail.id, l.cursor}
@@ -78,6 +102,7 @@ func (l *Log) lead() error {
 	}
 	l.round = nil
 	close(r.done)
+	l.cond.Broadcast() // S15
 	return err
 }
 

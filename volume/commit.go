@@ -143,7 +143,7 @@ func (s *Store) committer(ctx context.Context) {
 
 // Flush makes every change so far durable and commits it to the map.
 func (s *Store) Flush(ctx context.Context) error {
-	if err := s.log.Sync(ctx); err != nil {
+	if err := s.log.SyncBehind(ctx); err != nil {
 		return err
 	}
 	s.commits.Lock()
