@@ -61,6 +61,9 @@ func (r *running) sessionOptions(logger *zap.Logger) nbdclient.SessionOptions {
 	opts.DeadTimeout, opts.Log = r.state.deadTimeout(), logger
 	opts.Conn.TLS = r.state.secure()
 	opts.Conn.StallTimeout = 2 * r.state.requestTimeout()
+	// An outage swallows what a connection begins with: the sooner it is tried again
+	// the sooner the requests of the slot go on.
+	opts.Conn.DialTimeout = min(opts.Conn.DialTimeout, r.state.requestTimeout())
 	return opts
 }
 
