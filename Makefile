@@ -109,6 +109,10 @@ bench-slowlink: build ## measure starts over slow links with the worker's cache 
 bench-collect: ## measure what the collector costs clients that read and overwrite at full speed
 	$(GO) test ./bench -run '^$$' -bench BenchmarkCollect -benchtime 1x -v
 
+.PHONY: bench-sharing
+bench-sharing: build ## measure what a client that flushes and one that only writes take from each other
+	$(GO) run ./bench/sharing -slackerd bin/slackerd
+
 .PHONY: bench-attach
 bench-attach: build ## time clone, attach and mount of a warm ext4 volume, by step (root)
 	$(GO) run ./bench/attach -bin bin -rounds 100

@@ -201,7 +201,7 @@ func (l *Log) reserve(k Kind, direct bool) (uint32, error) {
 		case k == Data && (l.short || l.held):
 			return 0, l.noRoom()
 		case k != Zero && l.aheadOfRound():
-			l.cond.Wait() // S15
+			l.cond.Wait() // S14
 		case l.open != nil:
 			if n := l.open.room(k, l.segBlocks); n > 0 && (l.open.direct || !direct) {
 				return n, nil

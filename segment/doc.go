@@ -58,10 +58,7 @@
 //	    a later header says, is replayed whatever its payload holds, and who reads
 //	    that finds that the checksum is wrong. A record that nothing vouches for is
 //	    not, since a crash may have torn it.
-//	S14  The error of a failed write-back goes to the round that syncs what was not
-//	    written. The kernel tells it once to each open file: nothing but a round
-//	    asks for it on a file of the log.
-//	S15  While a client waits for a Sync, no more than fairBlocks of payload, and one
+//	S14  While a client waits for a Sync, no more than fairBlocks of payload, and one
 //	    piece of each appender, are appended behind the round that runs; more wait
 //	    for its end. So what a Sync waits for does not grow while it does.
 //

@@ -12,7 +12,7 @@ import (
 )
 
 // TestAppendersAwaitFlush: while a client waits for a sync, appenders of data come
-// so far and no farther until its round is over (S15), and records without payload
+// so far and no farther until its round is over (S14), and records without payload
 // as far as they like; a sync in the background holds nobody up.
 func TestAppendersAwaitFlush(t *testing.T) {
 	ctx := context.Background()

@@ -107,7 +107,8 @@ func (l *Log) settleOpen(c *chunk) error {
 // StartSync has the disk begin with what a Sync of the open chunk, as it is settled,
 // would write, when its caller expects one soon: that waits for less then. Where
 // syncs come from many, each round does it for all of them, and this does nothing.
-// A write that fails is found by the round that syncs it (S14).
+// A write that fails is found by the round that syncs it: the kernel tells an error
+// once to each open file, and this does not ask for it (zero.go has a file of its own).
 func (l *Log) StartSync() {
 	l.mu.Lock()
 	c := l.open

@@ -17,7 +17,7 @@ type syncRound struct{ done chan struct{} }
 // during a round wait for the next. (S1) When ctx ends first, Sync returns and
 // what it asked for may or may not be durable.
 //
-// While a caller waits, appenders do not run far ahead of it (S15).
+// While a caller waits, appenders do not run far ahead of it (S14).
 func (l *Log) Sync(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -38,7 +38,7 @@ func (l *Log) SyncBehind(ctx context.Context) error {
 // third of the rate of who writes beside somebody that flushes all the time.
 const fairBlocks = 4096
 
-// aheadOfRound says whether an appender of payload has to wait for the round (S15).
+// aheadOfRound says whether an appender of payload has to wait for the round (S14).
 // Called with mu held.
 func (l *Log) aheadOfRound() bool {
 	return l.round != nil && l.flushers > 0 && l.behind >= fairBlocks
@@ -102,7 +102,7 @@ func (l *Log) lead() error {
 	}
 	l.round = nil
 	close(r.done)
-	l.cond.Broadcast() // S15
+	l.cond.Broadcast() // S14
 	return err
 }
 
