@@ -62,8 +62,8 @@ type conn struct {
 	// unsettled: the batch answers writes that are not settled yet.
 	unsettled bool
 	held      int // bytes of large WRITEs that the batch answers
-	// answeredWrites: writes were answered last, before it waited for the next
-	// command. flushNext: that was a FLUSH the last time.
+	// answeredWrites: writes were done last, before it waited for the next command.
+	// flushNext: that was a FLUSH the last time.
 	answeredWrites, flushNext bool
 
 	out     sender

@@ -130,8 +130,8 @@ func (c *conn) fillHeader() error {
 		return nil
 	}
 	c.answeredWrites = c.unsettled
-	c.flush()
 	if c.answeredWrites && c.flushNext {
+		c.flush()
 		c.dev.StartFlush()
 	}
 	return c.fill(n)
