@@ -21,6 +21,7 @@ import (
 
 	"github.com/slackerd/slacker/bench/hellobench/catalog"
 	"github.com/slackerd/slacker/bench/hellobench/link"
+	"github.com/slackerd/slacker/naming"
 	"github.com/slackerd/slacker/stack"
 )
 
@@ -269,6 +270,6 @@ func (b *Bed) Lookup(ctx context.Context, name string, t catalog.Task) (Image, e
 	for _, d := range config.RootFS.DiffIDs {
 		diffs = append(diffs, digest.Digest(d.String()))
 	}
-	chain := "containers/chains/" + strings.Replace(identity.ChainID(diffs).String(), ":", "-", 1) + "@layer"
+	chain := naming.DefaultPrefix.Place(identity.ChainID(diffs).String())
 	return Image{Name: name, Digest: sum.String(), Chain: chain, Config: config.Config, Task: t}, nil
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/image-spec/identity"
+
+	"github.com/slackerd/slacker/naming"
 )
 
 // Push makes an image of a container's root with one file more than the image has:
@@ -82,7 +84,7 @@ func (b *Bed) volumes(ctx context.Context) ([]string, error) {
 func (b *Bed) removeChains(ctx context.Context, before []string) error {
 	now, err := b.volumes(ctx)
 	for _, name := range now {
-		if strings.Contains(name, "/chains/") && !slices.Contains(before, name) {
+		if strings.HasPrefix(name, naming.DefaultPrefix.Chains()) && !slices.Contains(before, name) {
 			err = errors.Join(err, b.ctl(ctx, nil, "volume", "rm", name, "--with-snapshots"))
 		}
 	}
