@@ -7,7 +7,10 @@
 // ratios are formed within a round. The server's CPU time per operation is read
 // from the kernel. Each load begins with a short round that is not counted: in a
 // virtual machine the first touch of a page of memory can cost more than all
-// that is measured here, and whoever comes first would pay it.
+// that is measured here, and whoever comes first would pay it. For the same reason
+// every disk is written over twice before the first load that writes: a server that
+// overwrites its file in place has the pages of it in memory by then, and one that
+// appends has those of the files that it uses in turn.
 //
 // The client shares the cores with the server, so it is made to cost little: one
 // thread, blocking system calls, many requests in one write and many replies in
@@ -83,9 +86,16 @@ func run(ctx context.Context, o options) error {
 	}
 	plan := rounds.Plan{Rounds: o.rounds, Each: o.each, WarmUp: o.warmUp, Progress: os.Stderr}
 	var figures []*rounds.Figure
+	touched := false
 	for _, l := range loads() {
 		if !o.only.MatchString(l.name) {
 			continue
+		}
+		if l.write && !touched {
+			touched = true
+			if err := overwrite(ctx, servers, o.sizeBytes); err != nil {
+				return err
+			}
 		}
 		row, err := rounds.Take(ctx, plan, l.name, servers, func(s *server) string { return s.name },
 			func(s *server, each time.Duration) (rounds.Sample, error) { return measure(s, l, o.sizeBytes, each) })
@@ -98,6 +108,18 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	return print(figures)
+}
+
+// overwrite writes every disk over twice.
+func overwrite(ctx context.Context, servers []*server, size uint64) error {
+	for i := range 2 * len(servers) {
+		s := servers[i%len(servers)]
+		fmt.Fprintf(os.Stderr, "\rwriting over %-30s", s.name)
+		if err := fill(ctx, s, size); err != nil {
+			return fmt.Errorf("write over %s: %w", s.name, err)
+		}
+	}
+	return nil
 }
 
 // print writes the medians, and how slacker compares, round by round.
