@@ -40,7 +40,7 @@ func (c *conn) appended(b []byte) { c.batch.to = len(b) }
 // nobody is told that they were done.
 func (c *conn) flush() {
 	b := c.batch
-	c.batch, c.held = nil, 0
+	c.batch, c.holds = nil, false
 	if b == nil {
 		return
 	}

@@ -61,7 +61,7 @@ type conn struct {
 	batch  *buffer // replies of this goroutine, not sent yet
 	// unsettled: the batch answers writes that are not settled yet.
 	unsettled bool
-	held      int // bytes of large WRITEs that the batch answers
+	holds     bool // the batch answers a large WRITE, and may wait for one more command
 	// answeredWrites: writes were done last, before it waited for the next command.
 	// flushNext: that was a FLUSH the last time.
 	answeredWrites, flushNext bool

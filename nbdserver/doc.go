@@ -37,13 +37,8 @@
 //  9. Who only connects, is slow, or floods is bounded by [Limits]: connections
 //     at once, from one address and without an export; time to negotiate, TLS
 //     handshake included; time to send what was announced and to take replies.
-//  10. A WRITE of more than 256 KiB that begins with a block and has not to be
-//     durable reaches the device in pieces of that size, in order, as its payload
-//     comes in. It is answered after the last one; after one that failed, or when
-//     the connection ends, no further one is written. So a WRITE that was not
-//     answered may have been done in part, as after any error.
-//  11. An answer to a large WRITE waits for no more than commands whose bytes are
-//     in the socket already.
+//  10. An answer to a large WRITE waits for one more command at most, and only for
+//     bytes of it that are in the socket already.
 //
 // # Wire format
 //

@@ -17,15 +17,12 @@ const (
 	bufferedPayloadBytes = 64 << 10
 	// inputBytes is the read buffer of a connection: two such commands fit.
 	inputBytes = 2*bufferedPayloadBytes + 4<<10
-	// holdBytes is how much written payload is answered at once when the next
-	// command is there already: to wake the client costs a third of what it costs
-	// to write 64 KiB. For payloads below heldPayloadBytes nothing is held: they
-	// come several at a time anyway.
-	holdBytes        = 128 << 10
-	heldPayloadBytes = 32 << 10
-	// pieceBytes is the longest payload that is received as a whole before it is
-	// written: it stays in the CPU's cache meanwhile.
-	pieceBytes = 256 << 10
+	// The answers to two WRITEs of that many bytes go out at once, when the second
+	// is there already: to wake the client costs a third of what it costs to write
+	// 64 KiB. Shorter ones come several at a time anyway; longer ones fill the
+	// socket, and a client that waits for an answer leaves it empty.
+	minHeldBytes = 32 << 10
+	maxHeldBytes = bufferedPayloadBytes
 	// maxDrainBytes bounds the payload of a refused WRITE that is read to stay
 	// in step; beyond it the connection closes. With extended headers it is
 	// block.MaxRequestBytes.
@@ -108,7 +105,7 @@ func (in *input) makeRoom(n int) {
 func (c *conn) fill(n int) error {
 	for c.in.buffered() < n {
 		c.in.makeRoom(n)
-		if c.held > 0 && c.held < holdBytes && c.in.readNow(c.in.space(n)) {
+		if c.holds && c.in.readNow(c.in.space(n)) {
 			continue
 		}
 		c.flush()
@@ -193,50 +190,6 @@ func (c *conn) awaitPayload(r *request, n int) error {
 	c.flush()
 	if _, err := io.ReadFull(c.in.nc, r.payload[have:]); err != nil {
 		r.release()
-		return c.readError(err)
-	}
-	return nil
-}
-
-// writePieces runs a WRITE whose payload is long, piece by piece as that comes in.
-// After an error the rest is dropped.
-func (c *conn) writePieces(r *request) error {
-	b, err := c.newBuffer(pieceBytes)
-	if err != nil {
-		return err
-	}
-	defer b.release()
-	defer c.payloadEnds()
-	var failed error
-	var writing int64
-	for off := r.offBytes; r.payloadBytes > 0 && !c.dead.Load(); {
-		p := b.data(int(min(r.payloadBytes, pieceBytes)))
-		if err := c.readPiece(p); err != nil {
-			return err
-		}
-		began := c.srv.now()
-		if r.payloadBytes -= uint64(len(p)); r.payloadBytes == 0 && c.rec != nil {
-			r.ready = began - writing
-		}
-		if failed == nil {
-			failed = c.dev.WriteAt(c.ctx, p, off, false)
-		}
-		off += uint64(len(p))
-		writing += c.srv.now() - began
-	}
-	c.wrote(r, failed)
-	return nil
-}
-
-// readPiece fills p.
-func (c *conn) readPiece(p []byte) error {
-	n := copy(p, c.in.take(min(len(p), c.in.buffered())))
-	if n == len(p) {
-		return nil
-	}
-	c.flush()
-	c.payloadBegins()
-	if _, err := io.ReadFull(c.in.nc, p[n:]); err != nil {
 		return c.readError(err)
 	}
 	return nil

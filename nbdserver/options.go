@@ -51,8 +51,8 @@ type Limits struct {
 	// Handshake bounds the time from accept to the end of the negotiation.
 	Handshake time.Duration
 	// Stall bounds the time to take over the replies that are ready, and to
-	// send the payload of a command whose header has arrived, or 256 KiB of a
-	// long one. Waiting for the next command is not bounded.
+	// send the payload of a command whose header has arrived. Waiting for the
+	// next command is not bounded.
 	Stall time.Duration
 	// Options bounds the options of one negotiation.
 	Options int

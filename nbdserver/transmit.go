@@ -50,8 +50,12 @@ func (c *conn) readCommands() error {
 		}
 		c.learn(r.cmd)
 		c.arrived(&r)
+		held := c.holds
 		if err := c.command(&r); err != nil {
 			return err
+		}
+		if held {
+			c.holds = false
 		}
 	}
 }
@@ -70,9 +74,7 @@ func (c *conn) command(r *request) error {
 		c.refuseCommand(r, e, text)
 		return nil
 	}
-	if c.in.long = r.payloadBytes > bufferedPayloadBytes; c.in.long && r.inPieces() {
-		return c.writePieces(r)
-	}
+	c.in.long = r.payloadBytes > bufferedPayloadBytes
 	if r.cmd == CmdWrite {
 		if err := c.readPayload(r); err != nil {
 			return err
@@ -112,26 +114,13 @@ func (c *conn) nothing(r *request) {
 	c.done(r, OK)
 }
 
-// inPieces reports whether a command is written piece by piece, none of which has
-// to be read for what it leaves of a block.
-func (r *request) inPieces() bool {
-	return r.cmd == CmdWrite && !r.fua() && r.payloadBytes > pieceBytes && r.offBytes%block.Size == 0
-}
-
 // writeNow runs a WRITE that has not to be durable.
 func (c *conn) writeNow(r *request) {
 	err := c.dev.WriteAt(c.ctx, r.payload, r.offBytes, false)
 	r.release()
-	c.wrote(r, err)
-}
-
-// wrote answers a WRITE that has not to be durable.
-func (c *conn) wrote(r *request, err error) {
 	if e, ok := c.result(r, err); ok {
 		c.unsettled = true
-		if r.lengthBytes >= heldPayloadBytes {
-			c.held += int(r.lengthBytes)
-		}
+		c.holds = r.lengthBytes >= minHeldBytes && r.lengthBytes <= maxHeldBytes
 		c.appendReply(r, e, textOf(err))
 	}
 }
