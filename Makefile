@@ -53,7 +53,7 @@ rig-systemd: ## run the installed units under systemd in QEMU, with the kernel's
 
 .PHONY: rig-soak
 rig-soak: ## databases on the kernel's NBD client while everything fails, ROUNDS (3) times, in plaintext and TLS, TIMEOUT (5s); forced detaches
-	RIG=1 $(GO) test -count=1 -v -timeout 120m ./rig -run 'TestSoak|TestForcedDetach' -rig.all -rig.rounds $(or $(ROUNDS),3) -rig.timeout $(or $(TIMEOUT),5s)
+	RIG=1 $(GO) test -count=1 -v -timeout 120m ./rig -run 'TestSoak|TestForcedDetach|TestStaleWriteOverTLS' -rig.all -rig.rounds $(or $(ROUNDS),3) -rig.timeout $(or $(TIMEOUT),5s)
 
 .PHONY: fuzz
 fuzz: ## run every fuzzer for FUZZTIME (10s)

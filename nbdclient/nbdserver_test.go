@@ -4,7 +4,11 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/nbdserver"
@@ -14,13 +18,17 @@ import (
 // startOurs serves a memory export "v" of 64 MiB with our own server.
 func startOurs(t *testing.T) (memory *nbdtest.Memory, socket string) {
 	t.Helper()
-	memory = nbdtest.NewMemory("v", nbdtest.DefaultInfo(64<<20))
+	return startOursAt(t, "unix", filepath.Join(t.TempDir(), "s"))
+}
+
+func startOursAt(t *testing.T, network, address string) (*nbdtest.Memory, string) {
+	t.Helper()
+	memory := nbdtest.NewMemory("v", nbdtest.DefaultInfo(64<<20))
 	server, err := nbdserver.New(memory, nbdserver.Options{Limits: nbdserver.DefaultLimits()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket = filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
+	l, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +39,7 @@ func startOurs(t *testing.T) (memory *nbdtest.Memory, socket string) {
 		_ = l.Close()
 		<-done
 	})
-	return memory, socket
+	return memory, l.Addr().String()
 }
 
 func TestConnAgainstOurServer(t *testing.T) {
@@ -54,6 +62,66 @@ func TestHandshakeForTheKernel(t *testing.T) {
 	}
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAckTimeout: the kernel knows when to give a connection up, from its first packet.
+func TestAckTimeout(t *testing.T) {
+	_, addr := startOursAt(t, "tcp", "127.0.0.1:0")
+	for _, want := range []time.Duration{0, 1500 * time.Millisecond} {
+		o := testOptions()
+		o.AckTimeout = want
+		conn, _, err := DialKernel(t.Context(), Addr{"tcp", addr}, "v", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := conn.(*net.TCPConn).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ms, err := unix.GetsockoptInt(int(f.Fd()), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+		if err != nil || time.Duration(ms)*time.Millisecond != want {
+			t.Errorf("the timeout is %d ms (%v), want %v", ms, err, want)
+		}
+		_ = f.Close()
+		_ = conn.Close()
+	}
+}
+
+// TestSubmittedFUA: a write with FUA is one whenever it is sent, be it again.
+func TestSubmittedFUA(t *testing.T) {
+	memory, socket := startOurs(t)
+	memory.Record()
+	var lost atomic.Bool
+	memory.Hook = func(ctx context.Context, c nbdtest.Call) error {
+		if c.Op == "WriteAt" && !lost.Swap(true) {
+			memory.Disconnect(block.Errorf(block.Fenced, "thrown out by the test"))
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	opts := sessionOptions(1)
+	opts.Attachment = false
+	s, err := OpenSession(t.Context(), []string{"unix://" + socket}, "v", opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	for _, n := range []int{4096, 64 << 10} {
+		lost.Store(false)
+		if err := submitAll(s, &Request{Op: OpWrite, Data: make([]byte, n), FUA: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	calls := memory.Calls()
+	for _, c := range calls {
+		if !c.FUA {
+			t.Errorf("%s of %d bytes without FUA", c.Op, c.LengthBytes)
+		}
+	}
+	if len(calls) != 4 {
+		t.Errorf("%d calls, want each write twice", len(calls))
 	}
 }
 

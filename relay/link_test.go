@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -188,6 +189,49 @@ func TestPause(t *testing.T) {
 	if n := stop(); n < 6 {
 		t.Errorf("%d rounds of writing and reading", n)
 	}
+}
+
+// TestPauseWithinARequest: a request that has begun to arrive is awaited, and what
+// comes with its end is left for the next link (R4).
+func TestPauseWithinARequest(t *testing.T) {
+	session := newServer(t).session(t, 1)
+	theirs, ours, err := Pair()
+	must(t, err)
+	defer func() { _ = theirs.Close() }()
+	l := serve(t, session, ours)
+	next, err := l.File()
+	must(t, err)
+	first, second := header(3, 0), header(3, 0)
+	second[15] = 2 // its cookie
+	for _, piece := range [][]byte{first[:10], first[10:20], append(first[20:], second...)} {
+		_, err = theirs.Write(piece)
+		must(t, err)
+		for len(piece) == 10 && buffered(t, ours) > 0 { // until it is taken
+			time.Sleep(time.Millisecond)
+		}
+		l.pausing.Store(true) // is seen after the second piece at the latest
+	}
+	if !l.Pause(t.Context()) {
+		t.Fatal("the link did not pause")
+	}
+	if n := buffered(t, next); n != requestBytes {
+		t.Errorf("%d bytes are left of a request of %d", n, requestBytes)
+	}
+	serve(t, session, next)
+	answers := make([]byte, 2*replyBytes)
+	_, err = io.ReadFull(theirs, answers)
+	must(t, err)
+	if answers[15] != 1 || answers[replyBytes+15] != 2 {
+		t.Errorf("answers %x", answers)
+	}
+}
+
+// buffered is how much there is to read.
+func buffered(t *testing.T, f *os.File) int {
+	t.Helper()
+	n, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCINQ)
+	must(t, err)
+	return n
 }
 
 // TestPauseIsBounded: a link whose requests are held does not pause; it is closed and

@@ -266,9 +266,11 @@ func TestBasic(t *testing.T) {
 // The first marked write is held by the server until after the kernel has
 // given up on its connection, sent it again, and overwritten the block
 // (contract C9).
-func TestStaleWrite(t *testing.T) {
-	h := newHost(t)
-	g := boot(t, "stale", strconv.Itoa(h.api), "1")
+func TestStaleWrite(t *testing.T) { staleWrite(t, nil) }
+
+func staleWrite(t *testing.T, p *pki) {
+	h := newTLSHost(t, p)
+	g := bootWith(t, p.guestFiles(), "stale", strconv.Itoa(h.api), "1")
 	g.await("RIG-OVERWRITTEN", bootLimit)
 	h.await(func() bool { return strings.Contains(h.text(), "rig: the held write ended") }, "end the held write", hostLimit)
 	g.pass()
@@ -278,12 +280,14 @@ func TestStaleWrite(t *testing.T) {
 }
 
 // A forced detach works whatever the server does, and leaves nothing on the worker.
-func TestForcedDetach(t *testing.T) {
+func TestForcedDetach(t *testing.T) { forcedDetach(t, nil) }
+
+func forcedDetach(t *testing.T, p *pki) {
 	if !*soakAll {
 		t.Skip("two minutes: make rig-soak")
 	}
-	h := newHost(t)
-	g := boot(t, "forced", strconv.Itoa(h.api))
+	h := newTLSHost(t, p)
+	g := bootWith(t, p.guestFiles(), "forced", strconv.Itoa(h.api))
 	g.await("RIG-AWAY\n", bootLimit)
 	h.kill()
 	g.await("RIG-BACK\n", guestLimit)

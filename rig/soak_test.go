@@ -53,9 +53,7 @@ func soak(t *testing.T, p *pki) {
 		files = append(files, path+":/usr/bin/"+as) // Debian's redis-tools has the server, under another name
 	}
 	files = append(files, filepath.Join(bin, "load")+":/usr/bin/load")
-	if p != nil {
-		files = append(files, p.guestFiles()...)
-	}
+	files = append(files, p.guestFiles()...)
 	g := bootWith(t, files, "soak", strconv.Itoa(h.api), soakTimeout.String())
 	g.await("RIG-LOADED", bootLimit)
 	pauses := map[string][]time.Duration{}

@@ -53,8 +53,11 @@ func (p *pki) client(server string) (slackerv1connect.AdminServiceClient, error)
 	return api.NewTLSClient(server, p.files("worker").Client)
 }
 
-// guestFiles are what the worker in the guest needs.
+// guestFiles are what the worker in the guest needs; none without a pki.
 func (p *pki) guestFiles() []string {
+	if p == nil {
+		return nil
+	}
 	f := p.files("worker")
 	return []string{f.CA + ":/tls/ca.crt", f.Cert + ":/tls/worker.crt", f.Key + ":/tls/worker.key"}
 }
@@ -78,3 +81,14 @@ func TestRestartOverTLS(t *testing.T) {
 		t.Error("the server's log has a key")
 	}
 }
+
+// A write that the server holds, and a forced detach, where the worker's monitor is
+// the kernel's server.
+func TestStaleWriteOverTLS(t *testing.T) {
+	if !*soakAll {
+		t.Skip("half a minute: make rig-soak")
+	}
+	staleWrite(t, newPKI(t))
+}
+
+func TestForcedDetachOverTLS(t *testing.T) { forcedDetach(t, newPKI(t)) }
