@@ -18,7 +18,7 @@ const (
 	// inputBytes is the read buffer of a connection: two such commands fit.
 	inputBytes = 2*bufferedPayloadBytes + 4<<10
 	// The answers to two WRITEs of that many bytes go out at once, when the second
-	// is there already: to wake the client costs a third of what it costs to write
+	// is there already: to wake the client costs nearly half of what it costs to write
 	// 64 KiB. Shorter ones come several at a time anyway; longer ones fill the
 	// socket, and a client that waits for an answer leaves it empty.
 	minHeldBytes = 32 << 10
