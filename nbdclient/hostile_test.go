@@ -3,6 +3,7 @@ package nbdclient
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -108,6 +109,37 @@ func TestHostileHandshakes(t *testing.T) {
 	got, err := shakeWith(script(head, unknownInfo, info, optionReply(optGo, repInf, blockSizes(512, 4096, 1<<31)), ack))
 	if err != nil || got.SizeBytes != 1<<20 || got.MinBlockBytes != 512 || got.MaxPayloadBytes != block.MaxRequestBytes {
 		t.Fatalf("info %+v, %v", got, err)
+	}
+}
+
+// TestCutTLSHandshake: a server that goes away in the handshake of TLS has refused
+// nobody, and one that answers it with something else has.
+func TestCutTLSHandshake(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer []byte
+		want   block.Kind
+	}{
+		"end":       {nil, block.Unavailable},
+		"cut":       {[]byte{22, 3, 3}, block.Unavailable},
+		"alert":     {[]byte{21, 3, 3, 0, 2, 2, 48}, block.Permission}, // fatal: unknown_ca
+		"plaintext": {[]byte("HTTP/1.1 400 Bad Request\r\n\r\n"), block.Permission},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, server := net.Pipe()
+			go func() {
+				defer func() { _ = server.Close() }()
+				_, _ = server.Write(greeting())
+				_, _ = io.CopyN(io.Discard, server, 4+16) // flags, STARTTLS
+				_, _ = server.Write(optionReply(optStartTLS, repAck, nil))
+				_, _ = server.Read(make([]byte, 4096)) // hello
+				_, _ = server.Write(c.answer)
+			}()
+			_, err := startTLS(t.Context(), client, Addr{"tcp", "localhost:10809"}, func() (*tls.Config, error) { return &tls.Config{}, nil })
+			_ = client.Close()
+			if !block.Is(err, c.want) {
+				t.Errorf("error %v, want one of kind %v", err, c.want)
+			}
+		})
 	}
 }
 

@@ -3,7 +3,11 @@ package nbdclient
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"io"
 	"net"
+	"os"
+	"syscall"
 
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 
@@ -42,7 +46,18 @@ func startTLS(ctx context.Context, socket net.Conn, a Addr, secure func() (*tls.
 	}
 	t := tls.Client(socket, config)
 	if err := t.HandshakeContext(ctx); err != nil {
-		return nil, block.Errorf(block.Permission, "TLS handshake with NBD server %s: %w", a, err)
+		kind := block.Permission
+		if interrupted(ctx, err) {
+			kind = block.Unavailable
+		}
+		return nil, block.Errorf(kind, "TLS handshake with NBD server %s: %w", a, err)
 	}
 	return secured{t}, nil
+}
+
+// interrupted says that a handshake ended with its connection, or in its time: that
+// is no answer of the other side.
+func interrupted(ctx context.Context, err error) bool {
+	var errno syscall.Errno
+	return ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &errno)
 }
