@@ -2,7 +2,6 @@ package boottrace
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 	"path"
 	"strings"
 
@@ -58,7 +57,7 @@ func EncodeFiles(files []File) []byte {
 		}
 		last, pages, n = f.Path, MaxFilePages-left, n+1
 	}
-	return binary.LittleEndian.AppendUint32(p, crc32.Checksum(p, castagnoli))
+	return seal(p)
 }
 
 // DecodeFiles returns the files of an encoded trace.
@@ -66,17 +65,11 @@ func DecodeFiles(p []byte) ([]File, error) {
 	bad := func(why string) ([]File, error) {
 		return nil, block.Errorf(block.Invalid, "boot trace of files of %d bytes: %s", len(p), why)
 	}
-	if len(p) < 1+sumBytes || len(p) > MaxFilesBytes {
-		return bad("want 5 to 49152")
+	body, why := unseal(p, MaxFilesBytes)
+	if why != "" {
+		return bad(why)
 	}
-	body := p[:len(p)-sumBytes]
-	if binary.LittleEndian.Uint32(p[len(body):]) != crc32.Checksum(body, castagnoli) {
-		return bad("its checksum does not match")
-	}
-	if body[0] != version {
-		return bad("its version is not 1")
-	}
-	c := cursor{rest: body[1:]}
+	c := cursor{rest: body}
 	var files []File
 	for pages, last := uint64(MaxFilePages), ""; len(c.rest) > 0; {
 		same := c.number(uint64(len(last)))

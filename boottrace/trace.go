@@ -2,6 +2,7 @@ package boottrace
 
 import (
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 
 	"github.com/slackerd/slacker/block"
@@ -36,7 +37,7 @@ func Encode(runs []Run) []byte {
 		p = binary.AppendUvarint(p, r.Count)
 		blocks, end = blocks+r.Count, r.First+r.Count
 	}
-	return binary.LittleEndian.AppendUint32(p, crc32.Checksum(p, castagnoli))
+	return seal(p)
 }
 
 // Decode returns the runs of an encoded trace.
@@ -44,19 +45,13 @@ func Decode(p []byte) ([]Run, error) {
 	bad := func(why string) error {
 		return block.Errorf(block.Invalid, "boot trace of %d bytes: %s", len(p), why)
 	}
-	if len(p) < 1+sumBytes || len(p) > MaxBytes {
-		return nil, bad("want 5 to 24576")
-	}
-	body := p[:len(p)-sumBytes]
-	if binary.LittleEndian.Uint32(p[len(body):]) != crc32.Checksum(body, castagnoli) {
-		return nil, bad("its checksum does not match")
-	}
-	if body[0] != version {
-		return nil, bad("its version is not 1")
+	body, why := unseal(p, MaxBytes)
+	if why != "" {
+		return nil, bad(why)
 	}
 	var runs []Run
 	blocks, end := uint64(0), uint64(0)
-	for body = body[1:]; len(body) > 0; {
+	for len(body) > 0 {
 		d, n := binary.Varint(body)
 		if n <= 0 {
 			return nil, bad("a run is cut off")
@@ -74,4 +69,25 @@ func Decode(p []byte) ([]Run, error) {
 		blocks, end = blocks+count, uint64(first)+count
 	}
 	return runs, nil
+}
+
+// seal ends an encoded trace, which begins with its version.
+func seal(p []byte) []byte {
+	return binary.LittleEndian.AppendUint32(p, crc32.Checksum(p, castagnoli))
+}
+
+// unseal returns what an encoded trace of at most maxBytes has between its version and
+// its checksum, or says what is wrong with it.
+func unseal(p []byte, maxBytes int) (body []byte, why string) {
+	if len(p) < 1+sumBytes || len(p) > maxBytes {
+		return nil, fmt.Sprintf("want %d to %d", 1+sumBytes, maxBytes)
+	}
+	body = p[:len(p)-sumBytes]
+	if binary.LittleEndian.Uint32(p[len(body):]) != crc32.Checksum(body, castagnoli) {
+		return nil, "its checksum does not match"
+	}
+	if body[0] != version {
+		return nil, fmt.Sprintf("its version is not %d", version)
+	}
+	return body[1:], ""
 }
