@@ -268,11 +268,6 @@ func (r *run) forks(ctx context.Context) error {
 
 // forwards drops the records of merged layers that no segment can name (cow's M8).
 func (r *run) forwards(ctx context.Context) error {
-	ids := r.s.Log().Unreadable()
-	for _, g := range r.s.Log().Segments() {
-		ids = append(ids, g.ID)
-	}
-	slices.Sort(ids)
-	_, err := r.s.Tree().DropForwards(ids)
+	_, err := r.s.Tree().DropForwards(r.s.Log().Begun())
 	return r.fault(ctx, "records of merged layers", err)
 }

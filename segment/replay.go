@@ -21,10 +21,11 @@ import (
 // first chunk that is torn, missing or not the successor of the one before; but
 // when anything after that place says that records there were durable once, then
 // if only payload is damaged they are taken (S13), else the log is damaged and the
-// error is Corrupt: acknowledged data is never dropped silently. What was replayed is durable when Replay returns nil (unless the
-// log is read-only). Appending goes on in a new segment whose header names the
-// end found here, so that what was dropped can never come back (S3). An error of
-// apply ends the replay and is returned as it is.
+// error is Corrupt: acknowledged data is never dropped silently. What was replayed
+// is durable when Replay returns nil (unless the log is read-only). Appending goes
+// on in a new segment whose header names the end found here, so that what was
+// dropped can never come back (S3). An error of apply ends the replay and is
+// returned as it is.
 func (l *Log) Replay(ctx context.Context, from Pos, nextLSN LSN, apply func(Record) error) (Pos, LSN, error) {
 	l.mu.Lock()
 	again := l.replayed || l.closed

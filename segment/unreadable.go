@@ -29,6 +29,16 @@ func (l *Log) Unreadable() (ids []block.SegmentID) {
 	return ids
 }
 
+// Begun lists all segments that were begun, readable or not, by age.
+func (l *Log) Begun() []block.SegmentID {
+	ids := l.Unreadable()
+	for _, g := range l.Segments() {
+		ids = append(ids, g.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // Exists says whether there is a segment of that number, also one that is not in
 // use yet.
 func (l *Log) Exists(id block.SegmentID) bool { return l.segment(id) != nil }

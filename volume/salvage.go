@@ -157,11 +157,7 @@ func (v *salvage) rebuild(ctx context.Context, id [16]byte) (err error) {
 // as when a store is opened.
 func (v *salvage) records(ctx context.Context) (end segment.Pos, next segment.LSN, err error) {
 	from, first := v.log.LastPart()
-	ids := v.log.Unreadable()
-	for _, g := range v.log.Segments() {
-		ids = append(ids, g.ID)
-	}
-	slices.Sort(ids) // by age
+	ids := v.log.Begun()
 	v.report.Segments = len(ids)
 	last, _ := slices.BinarySearch(ids, from.Segment)
 	if err := v.scan(ctx, ids[:last], len(ids)); err != nil {
