@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/slackerd/slacker/image"
+	"github.com/slackerd/slacker/naming"
 )
 
 func (a *app) image() *cobra.Command {
@@ -87,9 +89,14 @@ slacker-snapshotter, whose import it runs.`,
 	flags.StringVar(&o.NBDAddr, "nbd", "", "NBD `address` of the server (default: the first that it states)")
 	flags.StringVar(&o.TempDir, "temp-dir", "", "`DIR` with room for about twice the content (default: $TMPDIR or /tmp)")
 	flags.BoolVar(&layers, "layers", false, "bring the layers, for workers with slacker-snapshotter")
-	flags.String("prefix", "containers", "with --layers: what the names of the snapshotter's volumes begin with")
+	flags.String("prefix", string(naming.DefaultPrefix), "with --layers: what the names of the snapshotter's volumes begin with")
 	a.completeFlag(cmd, "format", image.Formats())
 	return cmd
+}
+
+// prefixFlag lets the user say how the names of the snapshotter's volumes begin.
+func prefixFlag(flags *pflag.FlagSet, p *naming.Prefix) {
+	flags.StringVar((*string)(p), "prefix", string(naming.DefaultPrefix), "what the names of the snapshotter's volumes begin with")
 }
 
 // imageDone answers what an import or export did. Warnings are for people, on

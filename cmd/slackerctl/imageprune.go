@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slackerd/slacker/image"
-	"github.com/slackerd/slacker/naming"
 )
 
 // defaultUnused is how long a chain waits for somebody to use it.
@@ -47,7 +46,7 @@ or push counts as used at that moment.`,
 	flags := cmd.Flags()
 	flags.DurationVar(&o.Unused, "unused", defaultUnused, "for how long nobody must have had a layer, for example 168h")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "only say what would go, and what that would free")
-	flags.StringVar((*string)(&o.Prefix), "prefix", string(naming.DefaultPrefix), "what the names of the snapshotter's volumes begin with")
+	prefixFlag(flags, &o.Prefix)
 	return cmd
 }
 

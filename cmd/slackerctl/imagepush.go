@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slackerd/slacker/image"
-	"github.com/slackerd/slacker/naming"
 )
 
 func (a *app) imagePush() *cobra.Command {
@@ -43,7 +42,7 @@ of the snapshot. Without it, what the container has not synced may be missing.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.Base, "on", "", "the `IMAGE` that the container was made from, docker://HOST/NAME:TAG")
 	flags.StringVar(&o.Freeze, "freeze", "", "where the volume is mounted on this host, a `DIR`")
-	flags.StringVar((*string)(&o.Prefix), "prefix", string(naming.DefaultPrefix), "what the names of the snapshotter's volumes begin with")
+	prefixFlag(flags, &o.Prefix)
 	flags.BoolVar(&o.PlainHTTP, "plain-http", false, "speak to the registry without TLS; on loopback this is the default")
 	return cmd
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/slackerd/slacker/block"
 	"github.com/slackerd/slacker/image"
-	"github.com/slackerd/slacker/naming"
 )
 
 // defaultGone is how long nothing is heard of a worker that is gone for good.
@@ -53,7 +52,7 @@ or more); a worker that comes back meanwhile keeps what it has.`,
 	flags := cmd.Flags()
 	flags.DurationVar(&gone, "gone", defaultGone, "for how long nothing was heard of a worker that is gone, for example 2160h")
 	flags.BoolVar(&o.Release, "release", false, "release the layers of workers that are gone")
-	flags.StringVar((*string)(&o.Prefix), "prefix", string(naming.DefaultPrefix), "what the names of the snapshotter's volumes begin with")
+	prefixFlag(flags, &o.Prefix)
 	return cmd
 }
 
