@@ -231,10 +231,8 @@ func TestRelayTakenOver(t *testing.T) {
 	must(t, third.replace(t.Context(), 0))
 	wantBlock(t, k.speak(), 0, 1)
 	k.giveUp()
-	for deadline := time.Now().Add(time.Minute); !isDead(third.sockets[0]); {
-		if time.Now().After(deadline) {
-			t.Fatal("the kernel's end of its socket is not seen")
-		}
+	if err := awaitFor(t.Context(), time.Minute, func() (bool, error) { return isDead(third.sockets[0]), nil }); err != nil {
+		t.Fatalf("the kernel's end of its socket is not seen: %v", err)
 	}
 }
 
